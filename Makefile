@@ -1,0 +1,34 @@
+# make demo   the whole road on a small rendered world, in one command (REVIEW=me: you judge, not the script)
+# make test   every check: style, types, import rules, tests
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv/bin
+DEMO ?= demo
+SEED ?= 0
+COUNT ?= 40
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+.venv/.ready: pyproject.toml constraints.txt scripts/setup.sh
+	@scripts/setup.sh
+
+.venv/.ready-test: .venv/.ready
+	@scripts/setup.sh with-browser && touch $@
+
+demo: .venv/.ready
+	@scripts/demo.sh "$(DEMO)" "$(SEED)" "$(COUNT)" "$(REVIEW)"
+
+check: .venv/.ready-test
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check -q .
+	$(VENV)/lint-imports --no-logo
+	$(VENV)/mypy
+
+test: check
+	$(VENV)/python -m pytest
+
+clean:
+	rm -rf .venv demo demo.local build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: help demo check test clean

@@ -1,0 +1,1 @@
+"""What flows: the Arrow schema of every table, with units and versions."""

@@ -1,0 +1,1 @@
+"""The Fulcrum distribution: version, entry point and import guard."""

@@ -1,0 +1,38 @@
+"""Refuses to run when one of our package names resolves outside our own installation.
+
+The names ``models``, ``stages`` and the like are generic. A folder of that name on the import path would be imported in
+our place, without a word; so every command and every Ray worker checks first.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+NAMES = ("pipelines", "stages", "models", "data_schemas", "tinyworld")
+RAY_SETUP_HOOK = "fulcrum.guard.check_worker"
+
+
+class ForeignPackage(ImportError):
+    """One of our names would be imported from elsewhere."""
+
+
+def check() -> None:
+    """Raise ``ForeignPackage``, naming both paths, unless every package name resolves beside this one."""
+    home = Path(__file__).resolve().parent.parent
+    for name in NAMES:
+        module = sys.modules.get(name)
+        spec = getattr(module, "__spec__", None) if module else importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve() if spec and spec.origin else None
+        expected = home / name / "__init__.py"
+        if origin != expected:
+            raise ForeignPackage(
+                f"the package {name!r} resolves to\n    {origin or 'nothing'}\ninstead of Fulcrum's own\n    {expected}\n"
+                "Run from another folder, or take that folder off PYTHONPATH."
+            )
+
+
+def check_worker() -> None:
+    """The same check, run by Ray in each worker process before it does any work."""
+    check()

@@ -1,0 +1,1 @@
+"""What computes: torch, NumPy, OpenCV and PyAV; knows nothing of Ray, the store or the DAG."""

@@ -1,0 +1,1 @@
+"""One evaluation metric a file."""

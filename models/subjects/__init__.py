@@ -1,0 +1,1 @@
+"""Finding subjects and telling identities apart without downloaded weights."""

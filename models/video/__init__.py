@@ -1,0 +1,1 @@
+"""Reading, cutting, measuring and writing video."""

@@ -1,0 +1,1 @@
+"""What runs: pipelines as plain data, the machinery that runs them, the command line."""

@@ -1,0 +1,221 @@
+"""``fulcrum``: run, plan, status, graph, config, review, world."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from fulcrum.version import __version__
+from pipelines.catalog import BUILT_IN, find
+from pipelines.cli import config_commands, review_commands, world_commands
+from pipelines.cli.options import (
+    Assignments,
+    ConfigFile,
+    Json,
+    Limit,
+    PipelineName,
+    SourceUri,
+    StoreUri,
+    resolve_config,
+)
+from pipelines.config import ConfigError, hide
+from pipelines.dag.state import EXIT_FAILED, EXIT_USAGE, EXIT_WAITING
+
+app = typer.Typer(
+    name="fulcrum",
+    help="From raw footage to a balanced subject-to-video adapter: curation, review, training and evaluation as one resumable pipeline.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Pipelines: " + "; ".join(f"{name}, {doc}" for name, doc in BUILT_IN.items()) + ".",
+)
+app.add_typer(config_commands.app, name="config")
+app.add_typer(review_commands.app, name="review")
+app.add_typer(world_commands.app, name="world")
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"fulcrum {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    return
+
+
+@app.command()
+def run(
+    pipeline: PipelineName,
+    config: ConfigFile = None,
+    set_: Assignments = None,
+    store: StoreUri = None,
+    source: SourceUri = None,
+    limit: Limit = None,
+    json_: Json = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="try records again that failed before")] = False,
+) -> None:
+    """Run a pipeline; what is already done is not done again.
+
+    Exit code 0: done. 75: waiting for people; answer on the page, then run again. 1: failed. 2: wrong usage or configuration.
+    """
+    from pipelines.launch import launch
+
+    again = "fulcrum " + shlex.join(sys.argv[1:])
+    found = find(pipeline)
+    resolved = resolve_config(found, config, set_, store, source, limit)
+    raise typer.Exit(launch(found, resolved, again=again, as_json=json_, retry_failed=retry_failed))
+
+
+@app.command()
+def plan(
+    pipeline: PipelineName,
+    config: ConfigFile = None,
+    set_: Assignments = None,
+    store: StoreUri = None,
+    source: SourceUri = None,
+    limit: Limit = None,
+    json_: Json = False,
+    why: Annotated[bool, typer.Option("--why", help="name the fields that changed")] = False,
+) -> None:
+    """Say what `run` would do, without doing it."""
+    from pipelines.dag.plan import plan as make_plan
+    from pipelines.dag.store import MARKER, Store, resolve
+
+    found = find(pipeline)
+    resolved = resolve_config(found, config, set_, store, source, limit)
+    filesystem, root = resolve(resolved.settings.store)
+    there = filesystem.get_file_info(f"{root}/{MARKER}").is_file
+    opened = Store(resolved.settings.store, create=False) if there else None
+    planned = make_plan(found, opened, resolved.params, resolved.world(), resolved.settings.seed)
+    if json_:
+        print(
+            json.dumps(
+                [{"name": p.node, "action": p.action, "why": p.why, "warning": p.warning} for p in planned], indent=1
+            )
+        )
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for item in planned:
+        mark = {"cached": "[dim]= cached[/]", "run": "[cyan]▸ run   [/]", "maybe": "[dim]? maybe [/]"}[item.action]
+        gate = "  [yellow](people)[/]" if item.gate else ""
+        console.print(f"{mark} {item.node}{gate}")
+        if why and item.action != "cached":
+            for reason in item.why:
+                console.print(f"           {escape(reason)}")
+        if item.warning:
+            console.print(f"           [yellow]{escape(item.warning)}[/]")
+
+
+@app.command()
+def status(
+    store: StoreUri = None,
+    json_: Json = False,
+    run_: Annotated[str | None, typer.Option("--run", help="a run's id; by default the latest", metavar="ID")] = None,
+) -> None:
+    """Show the stages of the latest run, their states and outputs."""
+    from pipelines.config import Settings
+    from pipelines.dag.runs import load_run
+    from pipelines.dag.store import Store
+    from pipelines.report_run import MARKS, counts_text, status_json
+
+    record = load_run(Store(store or Settings().store, create=False), run_)
+    if json_:
+        print(json.dumps(status_json(record), indent=1, ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    console.print(f"[bold]{record.pipeline}[/]  run {record.run_id}  {record.state}")
+    table = RichTable(box=None, pad_edge=False)
+    for column in ("", "stage", "state", "seconds", "records"):
+        table.add_column(column, justify="right" if column == "seconds" else "left", overflow="fold")
+    for node in record.nodes:
+        table.add_row(
+            MARKS[node.state],
+            node.name,
+            node.state,
+            f"{node.seconds:.1f}",
+            escape(node.message or counts_text(node.counts)),
+        )
+    console.print(table)
+    if record.ledger:
+        console.print(f"ledger: {record.ledger}", soft_wrap=True)
+
+
+@app.command()
+def graph(
+    pipeline: PipelineName,
+    form: Annotated[str, typer.Option("--format", help="text, mermaid or json", metavar="FORMAT")] = "text",
+) -> None:
+    """Draw a pipeline: which stage feeds which."""
+    found = find(pipeline)
+    order = found.order()
+    if form == "mermaid":
+        print("flowchart TD")
+        for node in order:
+            shape = f"{node.name}{{{{{node.name}}}}}" if node.stage.gate else f"{node.name}[{node.name}]"
+            print(f"  {shape}")
+        for node in order:
+            for source in sorted({o.node for o in node.inputs.values()}):
+                print(f"  {source} --> {node.name}")
+    elif form == "json":
+        print(json.dumps([{"name": n.name, "stage": n.stage.name, "gate": n.stage.gate, "inputs": {k: str(o) for k, o in n.inputs.items()},
+                           "outputs": list(n.stage.outputs)} for n in order], indent=1))  # fmt: skip
+    elif form == "text":
+        for node in order:
+            sources = ", ".join(str(o) for o in node.inputs.values()) or "-"
+            gate = " (people)" if node.stage.gate else ""
+            print(f"{node.name}{gate}\n    from {sources}\n    to   {', '.join(node.stage.outputs)}")
+    else:
+        raise ConfigError([f"--format {form}: write text, mermaid or json"])
+
+
+def run_app() -> int:
+    """Run the command line; every error that a user can cause ends in one message and the right exit code."""
+    import click
+
+    from pipelines.dag.graph import WiringError
+    from stages.contract import StageError
+
+    try:
+        result: Any = app(standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return int(error.exit_code)
+    except click.exceptions.Abort:
+        return _stopped()
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except (ConfigError, WiringError) as error:
+        print(f"fulcrum: {hide(str(error))}", file=sys.stderr)
+        return EXIT_USAGE
+    except StageError as error:
+        print(f"fulcrum: {hide(str(error))}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return _stopped()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def _stopped() -> int:
+    print("\nfulcrum: stopped. What was committed is kept; run the same command again to go on.", file=sys.stderr)
+    return 130
+
+
+__all__ = ["EXIT_WAITING", "Path", "app", "run_app"]

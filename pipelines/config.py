@@ -1,0 +1,331 @@
+"""Configuration: one YAML file and ``--set`` over a pipeline's defaults, checked whole before anything runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
+
+from pipelines.dag.graph import Pipeline
+from pipelines.dag.store import resolve
+from stages.contract import Params, World
+
+VERSION = 1
+M = TypeVar("M", bound=BaseModel)
+
+
+class ConfigError(ValueError):
+    """Everything that is wrong with a configuration, one problem a line."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReviewConfig(_Section):
+    """Where people answer."""
+
+    database: str | None = Field(
+        None,
+        description="SQLAlchemy URL of the review database; by default SQLite beside a local store. ${NAME} reads the environment.",
+    )
+    host: str = Field("127.0.0.1", description="address that `fulcrum review serve` binds")
+    port: int = Field(8765, ge=1, le=65535, description="port that `fulcrum review serve` binds")
+
+
+class TrackingConfig(_Section):
+    """Where metrics and lineage are published."""
+
+    enabled: bool = Field(True, description="publish to MLflow")
+    uri: str | None = Field(
+        None, description="MLflow tracking URI; by default SQLite beside a local store. ${NAME} reads the environment."
+    )
+    experiment: str = Field("fulcrum", description="MLflow experiment")
+
+
+class EngineConfig(_Section):
+    """Where work on records and training runs."""
+
+    kind: Literal["ray", "inline"] = Field("ray", description="ray, or inline: everything in this one process")
+    address: str | None = Field(
+        None, description="a running Ray cluster; by default a local one is started when a stage needs it"
+    )
+    num_cpus: PositiveInt | None = Field(None, description="CPUs of a local Ray; by default all")
+
+
+class Settings(_Section):
+    """Everything but the stages' parameters."""
+
+    version: Literal[1] = Field(1, description="version of this file's format")
+    source: str | None = Field(None, description="folder, bucket URI, or CSV/Parquet list of videos")
+    store: str = Field(
+        "fulcrum-store", description="where artifacts are kept: a folder or a URI such as s3://bucket/prefix"
+    )
+    limit: PositiveInt | None = Field(None, description="take only the first N source files, by path")
+    seed: int = Field(0, ge=0, description="seed of everything that is drawn")
+    review: ReviewConfig = ReviewConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    engine: EngineConfig = EngineConfig()
+
+
+@dataclass(frozen=True)
+class Config:
+    """A configuration that has been checked against its pipeline."""
+
+    settings: Settings
+    params: Mapping[str, Params]
+
+    @property
+    def local_beside_store(self) -> Path:
+        """A local folder for what is not in the store: working files, and by default the two databases."""
+        text = self.settings.store
+        if "://" not in text or text.startswith("file://"):
+            root = Path(resolve(text)[1])
+            return root.with_name(root.name + ".local")
+        return Path.cwd() / ("fulcrum-" + re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-") + ".local")
+
+    @property
+    def review_database(self) -> str:
+        """The review database's URL with the environment's values in it. Contains secrets: never print it."""
+        if self.settings.review.database:
+            return expand(self.settings.review.database, "review.database")
+        return f"sqlite:///{self.local_beside_store / 'review.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow tracking URI with the environment's values in it. May contain secrets: never print it."""
+        if self.settings.tracking.uri:
+            return expand(self.settings.tracking.uri, "tracking.uri")
+        return f"sqlite:///{self.local_beside_store / 'mlflow.db'}"
+
+    def world(self) -> World:
+        review = self.settings.review
+        return World(
+            self.settings.source, self.settings.limit, self.review_database, f"http://{review.host}:{review.port}"
+        )
+
+    def shown(self) -> dict[str, Any]:
+        """The resolved configuration for printing: passwords in URLs hidden, ``${NAME}`` left as written."""
+        value: dict[str, Any] = self.settings.model_dump(mode="json")
+        value["stages"] = {name: p.model_dump(mode="json") for name, p in self.params.items()}
+        return hide(value)
+
+
+def load(pipeline: Pipeline, file: Path | None, assignments: Sequence[str], options: Mapping[str, Any]) -> Config:
+    """Defaults, then the file, then ``--set``, then options given on the command line.
+
+    Raises ``ConfigError`` with every problem found: the key, the file or option it stands in, and the nearest right
+    spelling.
+    """
+    problems: list[str] = []
+    tree = _read(file, problems)
+    origin = str(file) if file else "the configuration"
+    for text in assignments:
+        _assign(tree, text, pipeline, problems)
+    tree.update({key: value for key, value in options.items() if value is not None})
+    stages = tree.pop("stages", {}) or {}
+    settings = _build(Settings, tree, "", origin, problems)
+    params = _stage_params(pipeline, stages, origin, problems)
+    if settings is not None:
+        problems += _path_problems(settings)
+    if problems or settings is None:
+        raise ConfigError(problems)
+    return Config(settings, params)
+
+
+def _read(file: Path | None, problems: list[str]) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError([f"--config {file}: there is no such file"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"--config {file}: cannot be read: {error}"]) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError([f"--config {file}{line}: is not valid YAML: {getattr(error, 'problem', error)}"]) from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError([f"--config {file}: must hold a mapping of keys to values, holds a {type(tree).__name__}"])
+    version = tree.get("version", VERSION)
+    if version != VERSION:
+        age = "an older" if isinstance(version, int) and version < VERSION else "another"
+        problems.append(
+            f"{file}: version: {version!r} is {age} format; this release reads version {VERSION}. "
+            "Compare with `fulcrum config show PIPELINE`, adapt the file and set version: 1."
+        )
+        tree["version"] = VERSION
+    return tree
+
+
+def _assign(tree: dict[str, Any], text: str, pipeline: Pipeline, problems: list[str]) -> None:
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        problems.append(f"--set {text}: write key=value, e.g. --set seed=1")
+        return
+    path = key.strip().split(".")
+    if path[0] not in Settings.model_fields and path[0] != "stages":
+        path.insert(0, "stages")
+    if path[0] == "stages" and (len(path) < 3 or path[1] not in {n.name for n in pipeline.nodes}):
+        names = (
+            [n.name for n in pipeline.nodes]
+            if len(path) > 2
+            else [*Settings.model_fields, *(n.name for n in pipeline.nodes)]
+        )
+        problems.append(f"--set {text}: unknown key {key.strip()}{_near(path[1] if len(path) > 1 else key, names)}")
+        return
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        problems.append(f"--set {text}: the value is not valid YAML")
+        return
+    branch = tree
+    for part in path[:-1]:
+        below = branch.setdefault(part, {})
+        if not isinstance(below, dict):
+            below = branch[part] = {}
+        branch = below
+    branch[path[-1]] = value
+
+
+def _stage_params(pipeline: Pipeline, stages: Any, origin: str, problems: list[str]) -> dict[str, Params]:
+    if not isinstance(stages, dict):
+        problems.append(f"{origin}: stages: must map stage names to parameters")
+        return {}
+    names = [n.name for n in pipeline.nodes]
+    for unknown in sorted(set(map(str, stages)) - set(names)):
+        problems.append(
+            f"{origin}: stages.{unknown}: pipeline {pipeline.name} has no such stage{_near(unknown, names)}"
+        )
+    params = {}
+    for item in pipeline.nodes:
+        given = stages.get(item.name) or {}
+        if not isinstance(given, dict):
+            problems.append(f"{origin}: stages.{item.name}: must be a mapping of parameters")
+            continue
+        built = _build(item.stage.params, merge(item.params, given), f"stages.{item.name}", origin, problems)
+        if built is not None:
+            params[item.name] = built
+    return params
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` laid on it; mappings merge key by key, anything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _build(model: type[M], value: Mapping[str, Any], where: str, origin: str, problems: list[str]) -> M | None:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        for item in error.errors():
+            problems.append(f"{origin}: {_explain(model, item, where)}")
+        return None
+
+
+def _explain(model: type[BaseModel], item: Any, where: str) -> str:
+    path = ".".join(str(p) for p in ([where] if where else []) + list(item["loc"]))
+    if item["type"] == "extra_forbidden":
+        fields = _fields_at(model, item["loc"][:-1])
+        return f"{path}: unknown key{_near(str(item['loc'][-1]), fields)}"
+    message = item["msg"].removeprefix("Value error, ")
+    given = item.get("input")
+    if isinstance(given, str | int | float | bool):
+        return f"{path}: {message[0].lower()}{message[1:]}, but is {hide(given)!r}"
+    return f"{path}: {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
+    """Names of the fields of the model that sits at this place, as far as annotations tell."""
+    current: Any = model
+    for part in loc:
+        if not (isinstance(current, type) and issubclass(current, BaseModel)):
+            return []
+        if isinstance(part, int) or part not in current.model_fields:
+            continue
+        current = _inner_model(current.model_fields[part].annotation)
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+def _inner_model(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _inner_model(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _path_problems(settings: Settings) -> list[str]:
+    found = []
+    source = settings.source
+    if source and "://" not in source and not Path(source).expanduser().exists():
+        near = _near(Path(source).name, [p.name for p in Path(source).expanduser().parent.glob("*")])
+        found.append(f"source: there is no {source}{near}")
+    for key, text in (("review.database", settings.review.database), ("tracking.uri", settings.tracking.uri)):
+        for name in re.findall(r"\$\{(\w+)\}", text or ""):
+            if name not in os.environ:
+                found.append(f"{key}: the environment has no variable {name}")
+    return found
+
+
+def expand(text: str, key: str) -> str:
+    """``${NAME}`` replaced by the environment's value."""
+
+    def value(match: re.Match[str]) -> str:
+        try:
+            return os.environ[match.group(1)]
+        except KeyError:
+            raise ConfigError([f"{key}: the environment has no variable {match.group(1)}"]) from None
+
+    return re.sub(r"\$\{(\w+)\}", value, text)
+
+
+def hide(value: Any) -> Any:
+    """A value for printing: the password of every URL in it becomes ``***``."""
+    if isinstance(value, str):
+        return re.sub(r"(\w[\w+.-]*://[^/\s:@]*):(?!\$\{)[^/\s@]+@", r"\1:***@", value)
+    if isinstance(value, Mapping):
+        return {k: hide(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [hide(v) for v in value]
+    return value
+
+
+def schema(pipeline: Pipeline) -> dict[str, Any]:
+    """JSON Schema of this pipeline's configuration file."""
+    fields: dict[str, Any] = {
+        n.name: (n.stage.params, Field(default=None, description=n.stage.doc)) for n in pipeline.nodes
+    }
+    stages = create_model("Stages", __config__=ConfigDict(extra="forbid"), **fields)
+    whole = create_model(
+        f"{pipeline.name.capitalize()}Config",
+        __base__=Settings,
+        stages=(stages, Field(default=None, description="parameters by stage")),
+    )
+    made: dict[str, Any] = whole.model_json_schema()
+    return made
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    close = get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,1 @@
+"""The DAG layer: graph, fingerprints, plan, runner and store."""

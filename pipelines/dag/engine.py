@@ -1,0 +1,127 @@
+"""Where batches of records are worked on: in this process, or in a Ray Data actor pool. Nothing else calls Ray Data."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from stages.contract import StageError
+
+
+class Engine(Protocol):
+    def map(
+        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], cpus: float, gpus: float
+    ) -> Iterator[Any]: ...
+
+    def start(self) -> None:
+        """Make sure that Ray runs, for stages that use it themselves (training)."""
+        ...
+
+
+class InlineEngine:
+    """One actor in this process: for tests and for machines without Ray."""
+
+    def map(
+        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], cpus: float, gpus: float
+    ) -> Iterator[Any]:
+        if not batches:
+            return
+        worker = actor(**init)
+        try:
+            for batch in batches:
+                yield worker(batch)
+        finally:
+            close = getattr(worker, "close", None)
+            if close:
+                close()
+
+    def start(self) -> None:
+        return
+
+
+@dataclass
+class RayEngine:
+    """A Ray Data actor pool that fits what the cluster has, so that it cannot wait for itself."""
+
+    address: str | None = None
+    num_cpus: int | None = None
+
+    def start(self) -> None:
+        import ray
+
+        if ray.is_initialized():
+            return
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import logging
+
+        from fulcrum.guard import RAY_SETUP_HOOK
+
+        settings: dict[str, Any] = {
+            "log_to_driver": False,
+            "logging_level": logging.ERROR,
+            "include_dashboard": False,
+            "runtime_env": {"worker_process_setup_hook": RAY_SETUP_HOOK},
+        }
+        if self.address:
+            ray.init(address=self.address, **{k: v for k, v in settings.items() if k != "include_dashboard"})
+        else:
+            ray.init(num_cpus=self.num_cpus, **settings)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+    def map(
+        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], cpus: float, gpus: float
+    ) -> Iterator[Any]:
+        if not batches:
+            return
+        self.start()
+        import ray
+
+        size = self._pool_size(len(batches), cpus, gpus)
+        rows = [{"batch": pickle.dumps(batch)} for batch in batches]
+        # One block per batch: a block is Ray's unit of scheduling, and a batch is ours.
+        data = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _Worker,
+            fn_constructor_args=(actor, dict(init)),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=size),
+            num_cpus=cpus,
+            num_gpus=gpus or None,
+        )
+        try:
+            for block in data.iter_batches(batch_size=1, prefetch_batches=0):
+                for blob in block["result"]:
+                    yield pickle.loads(blob)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause if isinstance(error.cause, BaseException) else error
+            raise cause from error
+
+    def _pool_size(self, batches: int, cpus: float, gpus: float) -> int:
+        import ray
+
+        have = ray.cluster_resources()
+        fits = int(have.get("CPU", 0) // cpus) if cpus else batches
+        if gpus:
+            fits = min(fits, int(have.get("GPU", 0) // gpus))
+        if fits < 1:
+            raise StageError(
+                f"one worker wants {cpus:g} CPUs and {gpus:g} GPUs, but the cluster has {have.get('CPU', 0):g} CPUs "
+                f"and {have.get('GPU', 0):g} GPUs. Lower the stage's resources or add a node."
+            )
+        return min(batches, fits)
+
+
+class _Worker:
+    """Holds the stage's actor inside a Ray Data actor; batches and results travel pickled."""
+
+    def __init__(self, actor: Callable[..., Any], init: Mapping[str, Any]) -> None:
+        self.worker = actor(**init)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"result": [pickle.dumps(self.worker(pickle.loads(blob))) for blob in batch["batch"]]}

@@ -1,0 +1,173 @@
+"""What each run did: its record in the store, its ledger, and the heartbeats of what it works on."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pipelines.dag.canonical import digest
+from pipelines.dag.store import Store
+from stages.contract import StageError
+
+BEAT_S = 5.0
+STALE_S = 30.0
+
+
+@dataclass
+class NodeRecord:
+    """A node in a run. ``state`` is one of ``State``, or PENDING or RUNNING while the run lives."""
+
+    name: str
+    state: str = "PENDING"
+    seconds: float = 0.0
+    fingerprint: str | None = None
+    outputs: dict[str, str] = field(default_factory=dict)
+    message: str | None = None
+    page: str | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class RunRecord:
+    pipeline: str
+    run_id: str
+    started: str
+    state: str  # running, done, waiting, failed, interrupted
+    nodes: list[NodeRecord]
+    host: str
+    pid: int
+    code: str
+    ledger: str | None = None
+    tracking: dict[str, str] = field(default_factory=dict)
+
+    def node(self, name: str) -> NodeRecord:
+        return next(n for n in self.nodes if n.name == name)
+
+    def save(self, store: Store) -> None:
+        store.put_json(f"runs/{self.run_id}/run.json", asdict(self))
+
+
+def new_run_id() -> str:
+    """Sortable by start, unique across machines."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S") + "-" + secrets.token_hex(3)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def load_run(store: Store, run_id: str | None = None) -> RunRecord:
+    """A run by id, or the latest."""
+    names = store.names("runs")
+    if not names:
+        raise StageError(
+            f"no pipeline has run on the store {store.display} yet. Start one with: fulcrum run PIPELINE --store {store.display}"
+        )
+    if run_id is None:
+        run_id = names[-1]
+    elif run_id not in names:
+        raise StageError(f"there is no run {run_id} in {store.display}. The latest are: {', '.join(names[-5:])}")
+    value = store.read_json(f"runs/{run_id}/run.json")
+    value["nodes"] = [NodeRecord(**n) for n in value["nodes"]]
+    return RunRecord(**value)
+
+
+def gather_ledger(store: Store, ledgers: Mapping[str, str]) -> str | None:
+    """One folder with the ledgers of all these nodes, as a table; made once per combination.
+
+    Local files are linked, not copied.
+    """
+    if not ledgers:
+        return None
+    folder = f"ledgers/{digest(dict(ledgers))[:24]}"
+    for node, path in ledgers.items():
+        target = f"{folder}/{node}.parquet"
+        if store.exists(target):
+            continue
+        if store.is_local:
+            store.make_parent(target)
+            try:
+                os.link(store.full(path), store.full(target))
+                continue
+            except OSError:
+                pass
+        store.put(target, store.read(path))
+    return store.uri_of(folder)
+
+
+class Heartbeat:
+    """Says that a stage is being worked on, so that a second run waits instead of doing it again.
+
+    It saves work and is not needed for safety: two runs that do the same stage commit the same content.
+    """
+
+    def __init__(self, store: Store, fingerprint: str, run_id: str) -> None:
+        self.store, self.path, self.run_id = store, f"live/{fingerprint}.json", run_id
+        self.stop = threading.Event()
+
+    def owner(self) -> dict[str, Any] | None:
+        """The other living run that works on this stage, if any. A dead process of this machine owns nothing."""
+        try:
+            beat = self.store.read_json(self.path)
+        except (FileNotFoundError, ValueError):
+            return None
+        if beat["run_id"] == self.run_id or time.time() - beat["at"] > STALE_S:
+            return None
+        if beat["host"] == socket.gethostname() and not _alive(beat["pid"], beat["born"]):
+            return None
+        return dict(beat)
+
+    def _beat(self) -> None:
+        pid = os.getpid()
+        beat = {"run_id": self.run_id, "host": socket.gethostname(), "pid": pid, "born": _born(pid), "at": time.time()}
+        self.store.put_json(self.path, beat)
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        self._beat()
+
+        def loop() -> None:
+            while not self.stop.wait(BEAT_S):
+                try:
+                    self._beat()
+                except OSError:
+                    continue  # a full disk stops the stage itself, with its own message
+
+        thread = threading.Thread(target=loop, daemon=True, name="heartbeat")
+        thread.start()
+        try:
+            yield
+        finally:
+            self.stop.set()
+            thread.join()
+            try:
+                self.store.delete(self.path)
+            except OSError:
+                pass  # it goes stale by itself
+
+
+def _born(pid: int) -> str | None:
+    """Start time of a process, which tells it from a later one with the same number; None where /proc is not there."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def _alive(pid: int, born: str | None) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return born is None or _born(pid) == born

@@ -1,0 +1,185 @@
+"""The artifact store: a folder, local or remote, in which a thing exists if and only if its manifest does.
+
+Layout::
+
+    fulcrum-store.json                       format of the store
+    stages/<node>/<fingerprint>.json         manifest: what was committed, under which preimage
+    data/<node>/<fingerprint>-<attempt>/...  the files that manifests name
+    records/<stage>/<shard>/...              committed records of record stages (records.py)
+    runs/<run_id>/...                        what each run did (runs.py)
+    live/<fingerprint>.json                  heartbeat of a stage being worked on
+
+Nothing is renamed and nothing is locked, so the same rule holds on S3. A manifest is written last, in one put.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from stages.contract import StageError
+
+FORMAT = 1
+MARKER = "fulcrum-store.json"
+
+
+class StoreError(StageError):
+    """The store cannot be used; the message names it and says what to do."""
+
+
+def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Filesystem and root path of a store or source URI: a local path, ``file://``, ``s3://`` or any of Arrow's."""
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+    try:
+        filesystem, root = pafs.FileSystem.from_uri(uri)
+    except Exception as error:
+        raise StoreError(
+            f"cannot open {uri}: {error}. Give a path, or a URI such as file:///data or s3://bucket/prefix."
+        ) from error
+    return filesystem, root.rstrip("/")
+
+
+class Store:
+    """Bytes and JSON under one root; every method takes paths relative to it, with forward slashes."""
+
+    def __init__(self, uri: str, create: bool = True) -> None:
+        self.fs, self.root = resolve(uri)
+        self.is_local = isinstance(self.fs, pafs.LocalFileSystem)
+        self.uri = Path(self.root).as_uri() if self.is_local else uri.rstrip("/")
+        self._check(create)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Store, (self.uri, False))
+
+    def _check(self, create: bool) -> None:
+        try:
+            text = self.read(MARKER)
+        except FileNotFoundError:
+            if not create:
+                raise StoreError(
+                    f"there is no store at {self.display}. Run a pipeline with --store {self.display} first."
+                ) from None
+            if self.is_local and os.path.isfile(self.root):
+                raise StoreError(f"the store {self.display} is a file; give a folder with --store") from None
+            if self.is_local and os.path.isdir(self.root) and os.listdir(self.root):
+                raise StoreError(
+                    f"{self.display} is not a store: it holds other files. Give an empty or a new folder with --store."
+                ) from None
+            try:
+                self.put_json(MARKER, {"format": FORMAT})
+            except OSError as error:
+                raise StoreError(
+                    f"cannot write to the store {self.display}: {error.strerror or error}. Check the path and its permissions."
+                ) from error
+            return
+        except NotADirectoryError as error:
+            raise StoreError(f"the store {self.display} lies below a file: {error}") from error
+        except OSError as error:
+            raise StoreError(
+                f"cannot read the store {self.display}: {error.strerror or error}. Check the path, its permissions or credentials."
+            ) from error
+        try:
+            found = json.loads(text)["format"]
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(
+                f"{self.display}/{MARKER} is damaged. If this is a store, write {json.dumps({'format': FORMAT})} into that file."
+            ) from None
+        if found != FORMAT:
+            raise StoreError(
+                f"the store {self.display} has format {found}; this release reads format {FORMAT}. "
+                "Use the release that wrote it, or start a new store with --store."
+            )
+
+    @property
+    def display(self) -> str:
+        return self.root if self.is_local else self.uri
+
+    def full(self, path: str) -> str:
+        return f"{self.root}/{path}" if path else self.root
+
+    def uri_of(self, path: str) -> str:
+        """Absolute URI of a path; for a local store a plain path, which every tool opens."""
+        return self.full(path) if self.is_local else f"{self.uri}/{path}"
+
+    def read(self, path: str) -> bytes:
+        with self.fs.open_input_stream(self.full(path)) as stream:
+            return bytes(stream.read())
+
+    def read_json(self, path: str) -> Any:
+        return json.loads(self.read(path))
+
+    def exists(self, path: str) -> bool:
+        return self.fs.get_file_info(self.full(path)).type != pafs.FileType.NotFound
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write one whole object: a reader sees all of it or nothing.
+
+        Object stores promise this. A local file is written beside its place and moved there, after its bytes have
+        reached the disk.
+        """
+        target = self.full(path)
+        if not self.is_local:
+            with self.fs.open_output_stream(target) as stream:
+                stream.write(data)
+            return
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+
+    def put_json(self, path: str, value: Any) -> None:
+        self.put(path, (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode())
+
+    def make_parent(self, path: str) -> None:
+        if self.is_local:
+            os.makedirs(os.path.dirname(self.full(path)), exist_ok=True)
+
+    def names(self, folder: str) -> list[str]:
+        """Names directly below a folder, sorted; empty when there is no such folder."""
+        selector = pafs.FileSelector(self.full(folder), allow_not_found=True)
+        return sorted(info.base_name for info in self.fs.get_file_info(selector))
+
+    def files(self, folder: str) -> list[tuple[str, int]]:
+        """(path relative to the folder, bytes) of every file below it, sorted."""
+        root = self.full(folder)
+        selector = pafs.FileSelector(root, recursive=True, allow_not_found=True)
+        found = [(info.path[len(root) + 1 :], info.size) for info in self.fs.get_file_info(selector) if info.is_file]
+        return sorted(found)
+
+    def upload(self, local: Path, path: str) -> None:
+        """Copy a local folder into the store."""
+        pafs.copy_files(
+            str(local), self.full(path), source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self.fs
+        )
+
+    def download(self, path: str, local: Path) -> None:
+        pafs.copy_files(
+            self.full(path), str(local), source_filesystem=self.fs, destination_filesystem=pafs.LocalFileSystem()
+        )
+
+    def delete(self, path: str) -> None:
+        full = self.full(path)
+        kind = self.fs.get_file_info(full).type
+        if kind == pafs.FileType.Directory:
+            self.fs.delete_dir(full)
+        elif kind == pafs.FileType.File:
+            self.fs.delete_file(full)
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,120 @@
+"""Puts a run together: store, engine, tracker, reporter, signals; and ends it with the right exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+from fulcrum.version import __version__
+from pipelines.config import Config
+from pipelines.dag.artifacts import Manifest
+from pipelines.dag.engine import Engine, InlineEngine, RayEngine
+from pipelines.dag.graph import Pipeline
+from pipelines.dag.runner import Job, run
+from pipelines.dag.runs import RunRecord, now
+from pipelines.dag.state import State, exit_code
+from pipelines.dag.store import Store
+from pipelines.report_run import JsonLines, Terminal
+from pipelines.tracking import Tracker
+
+
+def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, retry_failed: bool) -> int:
+    """Run a pipeline under a checked configuration; returns the exit code."""
+    pipeline.order()
+    settings = config.settings
+    store = Store(settings.store)
+    local = config.local_beside_store
+    local.mkdir(parents=True, exist_ok=True)
+    engine: Engine = (
+        InlineEngine()
+        if settings.engine.kind == "inline"
+        else RayEngine(settings.engine.address, settings.engine.num_cpus)
+    )
+    tracker = Tracker(config.tracking_uri, settings.tracking.experiment, store) if settings.tracking.enabled else None
+    reporter: Terminal | JsonLines = JsonLines() if as_json else Terminal(again)
+
+    def on_commit(record: RunRecord, manifest: Manifest, cached: bool) -> None:
+        if tracker:
+            try:
+                tracker.publish(record, manifest, cached)
+            except Exception as error:  # a tracking server that is away must not cost a training run
+                reporter.note(
+                    f"MLflow: {manifest.node} was not published ({type(error).__name__}); the next run publishes it"
+                )
+
+    log = _EventLog(local / "events.jsonl")
+    job = Job(
+        pipeline=pipeline,
+        store=store,
+        params=config.params,
+        world=config.world(),
+        seed=settings.seed,
+        engine=engine,
+        local=local,
+        code=code_revision(),
+        retry_failed=retry_failed,
+        quiet=as_json,
+        on_commit=on_commit,
+        on_event=log.write,
+    )
+    with _terminated_as_interrupt():
+        record = run(job, reporter)
+        if tracker:
+            with contextlib.suppress(Exception):
+                tracker.close(record)
+                record.save(store)
+    return exit_code([State(n.state) for n in record.nodes])
+
+
+class _EventLog:
+    """Structured lines of all runs on this machine, appended to one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, kind: str, fields: Mapping[str, object]) -> None:
+        line = json.dumps({"at": now(), "event": kind, **fields}, ensure_ascii=False, default=str)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def code_revision() -> str:
+    """Release, and the git revision when this is a checkout."""
+    home = Path(__file__).resolve().parent.parent
+    if not (home / ".git").exists():
+        return f"fulcrum {__version__}"
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        asked = ["git", "-C", str(home), "rev-parse", "--short=12", "HEAD"]
+        revision = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(home), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+        return f"fulcrum {__version__} {revision}{' with changes' if changed else ''}"
+    return f"fulcrum {__version__}"
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupt() -> Iterator[None]:
+    """Let a polite kill (SIGTERM) end a run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,1 @@
+"""Raw footage in, the subset worth training on out."""

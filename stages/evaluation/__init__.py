@@ -1,0 +1,1 @@
+"""Samples, metrics and the report as stages."""

@@ -1,0 +1,1 @@
+"""People in the loop: campaigns, the review page and the gates."""

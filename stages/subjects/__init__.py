@@ -1,0 +1,1 @@
+"""Subjects in clips, references of them, and training pairs."""

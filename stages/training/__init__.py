@@ -1,0 +1,1 @@
+"""Cache, SFT, merge, preferences and DPO as stages."""

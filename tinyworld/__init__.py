@@ -1,0 +1,1 @@
+"""A rendered world with known truth, the embedded default."""
