@@ -77,6 +77,9 @@ class Settings(_Section):
     review: ReviewConfig = ReviewConfig()
     tracking: TrackingConfig = TrackingConfig()
     engine: EngineConfig = EngineConfig()
+    shared: dict[str, Any] = Field(
+        default_factory=dict, description="parameters for every stage that has one of this name, e.g. backbone"
+    )
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,8 @@ def load(pipeline: Pipeline, file: Path | None, assignments: Sequence[str], opti
     tree.update({key: value for key, value in options.items() if value is not None})
     stages = tree.pop("stages", {}) or {}
     settings = _build(Settings, tree, "", origin, problems)
-    params = _stage_params(pipeline, stages, origin, problems)
+    shared = tree.get("shared") or {}
+    params = _stage_params(pipeline, stages, shared if isinstance(shared, dict) else {}, origin, problems)
     if settings is not None:
         problems += _path_problems(settings)
     if problems or settings is None:
@@ -202,7 +206,9 @@ def _assign(tree: dict[str, Any], text: str, pipeline: Pipeline, problems: list[
     branch[path[-1]] = value
 
 
-def _stage_params(pipeline: Pipeline, stages: Any, origin: str, problems: list[str]) -> dict[str, Params]:
+def _stage_params(
+    pipeline: Pipeline, stages: Any, shared: Mapping[str, Any], origin: str, problems: list[str]
+) -> dict[str, Params]:
     if not isinstance(stages, dict):
         problems.append(f"{origin}: stages: must map stage names to parameters")
         return {}
@@ -211,25 +217,80 @@ def _stage_params(pipeline: Pipeline, stages: Any, origin: str, problems: list[s
         problems.append(
             f"{origin}: stages.{unknown}: pipeline {pipeline.name} has no such stage{_near(unknown, names)}"
         )
+    fields = sorted({name for n in pipeline.nodes for name in n.stage.params.model_fields})
+    for unknown in sorted(set(shared) - set(fields)):
+        problems.append(
+            f"{origin}: shared.{unknown}: no stage of {pipeline.name} has this parameter{_near(unknown, fields)}"
+        )
     params = {}
     for item in pipeline.nodes:
+        if item.params_of is not None:
+            if item.name in stages:
+                problems.append(
+                    f"{origin}: stages.{item.name}: shares the parameters of {item.params_of}; set them there"
+                )
+            continue
         given = stages.get(item.name) or {}
         if not isinstance(given, dict):
             problems.append(f"{origin}: stages.{item.name}: must be a mapping of parameters")
             continue
-        built = _build(item.stage.params, merge(item.params, given), f"stages.{item.name}", origin, problems)
+        mine = {k: v for k, v in shared.items() if k in item.stage.params.model_fields}
+        defaults = merge(merge(_defaults(item.stage.params), item.params), mine)
+        built = _build(item.stage.params, merge(defaults, given), f"stages.{item.name}", origin, problems)
         if built is not None:
             params[item.name] = built
+    for item in pipeline.nodes:
+        if item.params_of is not None and item.params_of in params:
+            params[item.name] = params[item.params_of]
     return params
 
 
+def _defaults(model: type[BaseModel]) -> dict[str, Any]:
+    """The defaults of fields that have one, as plain values, so that a user may change one rule of a list by name."""
+    values: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if not field.is_required():
+            value = field.get_default(call_default_factory=True)
+            values[name] = _plain_default(value)
+    return values
+
+
+def _plain_default(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=False)
+    if isinstance(value, list | tuple):
+        return [_plain_default(v) for v in value]
+    return value
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``over`` laid on it; mappings merge key by key, anything else is replaced."""
+    """``base`` with ``over`` laid on it.
+
+    Mappings merge key by key. A list of named things (rules) may be changed by name: ``{motionless: {min: 0.02}}``
+    changes one, ``{motionless: null}`` removes it, a new name adds one. Anything else is replaced.
+    """
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(below, value)
+        elif isinstance(value, Mapping) and _named(below):
+            merged[key] = _merge_named(below, value)
+        else:
+            merged[key] = value
     return merged
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) and "name" in v for v in value)
+
+
+def _merge_named(base: list[Mapping[str, Any]], over: Mapping[str, Any]) -> list[dict[str, Any]]:
+    names = [item["name"] for item in base]
+    kept = [merge(item, over.get(item["name"]) or {}) for item in base if over.get(item["name"], {}) is not None]
+    return kept + [
+        {"name": name, **value} for name, value in over.items() if name not in names and isinstance(value, Mapping)
+    ]
 
 
 def _build(model: type[M], value: Mapping[str, Any], where: str, origin: str, problems: list[str]) -> M | None:

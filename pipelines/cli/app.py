@@ -173,12 +173,12 @@ def graph(
                 print(f"  {source} --> {node.name}")
     elif form == "json":
         print(json.dumps([{"name": n.name, "stage": n.stage.name, "gate": n.stage.gate, "inputs": {k: str(o) for k, o in n.inputs.items()},
-                           "outputs": list(n.stage.outputs)} for n in order], indent=1))  # fmt: skip
+                           "outputs": list(n.outputs)} for n in order], indent=1))  # fmt: skip
     elif form == "text":
         for node in order:
             sources = ", ".join(str(o) for o in node.inputs.values()) or "-"
             gate = " (people)" if node.stage.gate else ""
-            print(f"{node.name}{gate}\n    from {sources}\n    to   {', '.join(node.stage.outputs)}")
+            print(f"{node.name}{gate}\n    from {sources}\n    to   {', '.join(node.outputs)}")
     else:
         raise ConfigError([f"--format {form}: write text, mermaid or json"])
 

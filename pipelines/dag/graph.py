@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 
@@ -34,22 +34,38 @@ class Node:
     """A stage at its place in a pipeline.
 
     ``inputs`` maps the stage's input names to ``"node.output"``. ``params`` are this pipeline's defaults, over which
-    the user's configuration goes.
+    the user's configuration goes; ``params_of`` names another node whose parameters this one shares. ``names`` gives
+    outputs of the stage the names that they have in this pipeline.
     """
 
     name: str
     stage: Stage
     inputs: Mapping[str, Output]
     params: Mapping[str, object]
+    params_of: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> dict[str, str]:
+        """The pipeline's name of each output -> the stage's own."""
+        return {self.names.get(name, name): name for name in self.stage.outputs}
 
 
-def node(name: str, stage: Stage, *, params: Mapping[str, object] | None = None, **inputs: str) -> Node:
+def node(
+    name: str,
+    stage: Stage,
+    *,
+    params: Mapping[str, object] | None = None,
+    params_of: str | None = None,
+    names: Mapping[str, str] | None = None,
+    **inputs: str,
+) -> Node:
     """A node: ``node("select", select, clips="clips.clips", params={...})``."""
     wired = {}
     for key, value in inputs.items():
         source, _, output = value.partition(".")
         wired[key] = Output(source, output or key)
-    return Node(name, stage, wired, dict(params or {}))
+    return Node(name, stage, wired, dict(params or {}), params_of, dict(names or {}))
 
 
 @dataclass(frozen=True)
@@ -115,19 +131,33 @@ class Pipeline:
                     f"{item.name}.{key} comes from {source}, but there is no node {source.node}{_near(source.node, by_name)}"
                 )
                 continue
-            made = feeder.stage.outputs.get(source.name)
+            made = feeder.stage.outputs.get(feeder.outputs.get(source.name, ""))
             if made is None:
                 found.append(
                     f"{item.name}.{key} comes from {source}, but {source.node} has no output {source.name}"
-                    f"{_near(source.name, feeder.stage.outputs)}"
+                    f"{_near(source.name, feeder.outputs)}"
                 )
             elif not wants[key].accepts(made):
                 found.append(f"{item.name}.{key} wants {_kind(wants[key])}, but {source} is {_kind(made)}")
+        for key in sorted(set(item.names) - set(item.stage.outputs)):
+            found.append(
+                f"{item.name}: stage {item.stage.name} has no output {key} to name{_near(key, item.stage.outputs)}"
+            )
+        if item.params_of is not None:
+            shared = by_name.get(item.params_of)
+            if shared is None or shared.stage.params is not item.stage.params:
+                found.append(
+                    f"{item.name}: cannot share the parameters of {item.params_of}{_near(item.params_of, by_name)}"
+                )
         for key in sorted(set(item.params) - set(item.stage.params.model_fields)):
             found.append(
                 f"{item.name}: stage {item.stage.name} has no parameter {key}{_near(key, item.stage.params.model_fields)}"
             )
         return found
+
+    def source(self, output: Output) -> tuple[str, str]:
+        """The node that makes an output, and the stage's own name for it."""
+        return output.node, self[output.node].outputs[output.name]
 
     def downstream(self, name: str) -> set[str]:
         """Every node that hangs on this one, directly or not."""

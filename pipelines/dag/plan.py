@@ -42,7 +42,10 @@ def plan(
                 Planned(node.name, Action.MAYBE, [f"waits for {', '.join(uncertain)}"], gate=node.stage.gate)
             )
             continue
-        inputs = {key: _of(digests, o.node)[o.name] for key, o in node.inputs.items()}
+        inputs = {}
+        for key, output in node.inputs.items():
+            source, name = pipeline.source(output)
+            inputs[key] = _of(digests, source)[name]
         image = preimage(node, recipe(node, params[node.name], world, seed), inputs)
         manifest = read_manifest(store, node.name, image.fingerprint) if store else None
         if manifest:

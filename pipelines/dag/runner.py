@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fulcrum.version import __version__
-from pipelines.dag.artifacts import Manifest, manifest_path, read_manifest, write_manifest
+from pipelines.dag.artifacts import Committed, Manifest, manifest_path, read_manifest, write_manifest
 from pipelines.dag.context import Clock, StageContext
 from pipelines.dag.engine import Engine
 from pipelines.dag.fingerprint import Preimage, preimage, recipe
@@ -125,7 +125,7 @@ def _run_node(job: Job, node: Node, record: RunRecord, manifests: dict[str, Mani
     clock = Clock()
     try:
         made = recipe(node, job.params[node.name], job.world, job.seed)
-        inputs = {key: manifests[o.node].outputs[o.name].digest for key, o in node.inputs.items()}
+        inputs = {key: output.digest for key, output in _inputs(job.pipeline, node, manifests).items()}
         image = preimage(node, made, inputs)
         entry.fingerprint = image.fingerprint
         manifest, state = _settle(job, node, image, record, entry, manifests, reporter)
@@ -146,12 +146,20 @@ def _run_node(job: Job, node: Node, record: RunRecord, manifests: dict[str, Mani
     else:
         manifests[node.name] = manifest
         entry.state = state
-        entry.outputs = {name: job.store.uri_of(output.path) for name, output in manifest.outputs.items()}
+        entry.outputs = {name: job.store.uri_of(manifest.outputs[own].path) for name, own in node.outputs.items()}
         entry.counts = dict(manifest.counts)
         if job.on_commit:
             job.on_commit(record, manifest, state is State.CACHED)
     record.save(job.store)
     reporter.node_ended(entry)
+
+
+def _inputs(pipeline: Pipeline, node: Node, manifests: Mapping[str, Manifest]) -> dict[str, Committed]:
+    found = {}
+    for key, output in node.inputs.items():
+        source, name = pipeline.source(output)
+        found[key] = manifests[source].outputs[name]
+    return found
 
 
 def _settle(
@@ -212,7 +220,7 @@ def _attempt(
         store=job.store,
         name=node.name,
         stage=node.stage,
-        inputs={key: manifests[o.node].outputs[o.name] for key, o in node.inputs.items()},
+        inputs=_inputs(job.pipeline, node, manifests),
         fingerprint=image.fingerprint,
         run_id=record.run_id,
         seed=job.seed,

@@ -1,0 +1,56 @@
+"""From raw footage to the subset worth training on: decode once, score, select, dedupe, ask people, export."""
+
+from __future__ import annotations
+
+from pipelines.dag.graph import Node, Pipeline, node
+from stages.curation.analyze import analyze
+from stages.curation.caption import caption
+from stages.curation.clips import clips
+from stages.curation.dedupe import dedupe
+from stages.curation.embed import embed
+from stages.curation.export import export
+from stages.curation.ingest import ingest
+from stages.curation.select import preselect, select
+from stages.review.gate import review_clips
+
+CURATION: tuple[Node, ...] = (
+    node("ingest", ingest),
+    node("analyze", analyze, sources="ingest.sources"),
+    # The cheap rules first, so that only their survivors cost an encoder's time. One list of rules serves both stages.
+    node("preselect", preselect, shots="analyze.shots", params_of="select"),
+    node("caption", caption, shots="analyze.shots", videos="analyze.videos"),
+    node("embed", embed, candidates="preselect.candidates", keyframes="analyze.keyframes", captions="caption.captions"),
+    node("clips", clips, shots="analyze.shots", embeddings="embed.embeddings"),
+    node("select", select, clips="clips.clips"),
+    node(
+        "dedupe",
+        dedupe,
+        clips="clips.clips",
+        selection="select.selection",
+        videos="analyze.videos",
+        keyframes="analyze.keyframes",
+        embeddings="embed.embeddings",
+    ),
+    node(
+        "review_clips",
+        review_clips,
+        clips="clips.clips",
+        selection="select.selection",
+        dedupe="dedupe.dedupe",
+        keyframes="analyze.keyframes",
+        captions="caption.captions",
+        videos="analyze.videos",
+    ),
+    node(
+        "export",
+        export,
+        clips="clips.clips",
+        selection="select.selection",
+        dedupe="dedupe.dedupe",
+        verdicts="review_clips.verdicts",
+        captions="caption.captions",
+        videos="analyze.videos",
+    ),
+)
+
+PIPELINE = Pipeline("curate", CURATION, "from raw footage to the subset worth training on")

@@ -1,0 +1,117 @@
+"""From raw footage to a merged, preference-tuned adapter: LibraGen's road (arXiv 2603.13506), curation included.
+
+Cross-pair and in-pair SFT are trained apart and merged; each branch makes its own preference pairs; people judge them;
+two DPO adapters are trained on the merged model and merged into the final adapter.
+"""
+
+from __future__ import annotations
+
+from pipelines.curate import CURATION
+from pipelines.dag.graph import Node, Pipeline, node
+from stages.evaluation.evaluate import evaluate
+from stages.evaluation.report import report
+from stages.review.gate import review_pairs
+from stages.subjects.pairs import pairs
+from stages.subjects.subjects import subjects
+from stages.training.encode import encode
+from stages.training.merge import merge_final, merge_sft
+from stages.training.preferences import prefer_consis, prefer_real_fake
+from stages.training.sample import sample
+from stages.training.train import dpo, sft
+
+CACHE = {"cache": "encode.cache", "latents": "encode.latents"}
+
+SUBJECTS_AND_PAIRS: tuple[Node, ...] = (
+    node("subjects", subjects, subset="export.subset", media="export.media", videos="analyze.videos"),
+    node(
+        "pairs",
+        pairs,
+        subset="export.subset",
+        subjects="subjects.subjects",
+        dedupe="dedupe.dedupe",
+        captions="caption.captions",
+    ),
+    node(
+        "encode",
+        encode,
+        subset="export.subset",
+        media="export.media",
+        pairs="pairs.pairs",
+        subjects="subjects.subjects",
+    ),
+)
+
+SUPERVISED: tuple[Node, ...] = (
+    node("sft_cross", sft, params={"kind": "cross_pair"}, names={"adapter": "adapter_cross"}, **CACHE),
+    node("sft_in", sft, params={"kind": "in_pair"}, names={"adapter": "adapter_in"}, **CACHE),
+    node(
+        "merge_sft",
+        merge_sft,
+        names={"adapter": "adapter_sft"},
+        cross="sft_cross.adapter_cross",
+        in_pair="sft_in.adapter_in",
+    ),
+)
+
+PREFERENCES: tuple[Node, ...] = (
+    # Consis: the same noise with and without RoPE offsets on the references, so that only identity differs.
+    node(
+        "prefer_consis",
+        prefer_consis,
+        names={"preferences": "preferences_consis"},
+        adapter="sft_cross.adapter_cross",
+        **CACHE,
+    ),
+    node(
+        "review_consis",
+        review_pairs,
+        params={"kind": "consis"},
+        preferences="prefer_consis.preferences_consis",
+        shards="prefer_consis.shards",
+    ),
+    node(
+        "dpo_consis",
+        dpo,
+        params={"kind": "consis"},
+        names={"adapter": "adapter_consis"},
+        preferences="prefer_consis.preferences_consis",
+        shards="prefer_consis.shards",
+        verdicts="review_consis.verdicts",
+        adapter="merge_sft.adapter_sft",
+        **CACHE,
+    ),
+    # Real-Fake: the real clip of an SFT triplet against the model's own sample.
+    node(
+        "prefer_real_fake",
+        prefer_real_fake,
+        names={"preferences": "preferences_real_fake"},
+        adapter="sft_in.adapter_in",
+        **CACHE,
+    ),
+    node(
+        "review_real_fake",
+        review_pairs,
+        params={"kind": "real_fake"},
+        preferences="prefer_real_fake.preferences_real_fake",
+        shards="prefer_real_fake.shards",
+    ),
+    node(
+        "dpo_real_fake",
+        dpo,
+        params={"kind": "real_fake"},
+        names={"adapter": "adapter_real_fake"},
+        preferences="prefer_real_fake.preferences_real_fake",
+        shards="prefer_real_fake.shards",
+        verdicts="review_real_fake.verdicts",
+        adapter="merge_sft.adapter_sft",
+        **CACHE,
+    ),
+    node(
+        "merge_final",
+        merge_final,
+        names={"adapter": "adapter_final"},
+        sft="merge_sft.adapter_sft",
+        consis="dpo_consis.adapter_consis",
+        real_fake="dpo_real_fake.adapter_real_fake",
+    ),
+)
