@@ -6,10 +6,10 @@ import sys
 
 
 def main() -> None:
-    from fulcrum.guard import ForeignPackage, check
+    from fulcrum.guard import ForeignPackage, claim
 
     try:
-        check()
+        claim()
     except ForeignPackage as error:
         print(f"fulcrum: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -6,6 +6,7 @@ our place, without a word; so every command and every Ray worker checks first.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -33,6 +34,13 @@ def check() -> None:
             )
 
 
-def check_worker() -> None:
-    """The same check, run by Ray in each worker process before it does any work."""
+def claim() -> None:
+    """Check, then import the packages (they are empty shells), so that no later import path can take their names."""
     check()
+    for name in NAMES:
+        importlib.import_module(name)
+
+
+def check_worker() -> None:
+    """Run by Ray in each worker process, before Ray adds the driver's folders to the import path."""
+    claim()

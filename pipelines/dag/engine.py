@@ -94,13 +94,12 @@ class RayEngine:
             num_cpus=cpus,
             num_gpus=gpus or None,
         )
-        try:
-            for block in data.iter_batches(batch_size=1, prefetch_batches=0):
-                for blob in block["result"]:
-                    yield pickle.loads(blob)
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause if isinstance(error.cause, BaseException) else error
-            raise cause from error
+        for block in data.iter_batches(batch_size=1, prefetch_batches=0):
+            for blob in block["result"]:
+                result = pickle.loads(blob)
+                if isinstance(result, _Raised):
+                    raise result.error
+                yield result
 
     def _pool_size(self, batches: int, cpus: float, gpus: float) -> int:
         import ray
@@ -124,4 +123,26 @@ class _Worker:
         self.worker = actor(**init)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"result": [pickle.dumps(self.worker(pickle.loads(blob))) for blob in batch["batch"]]}
+        return {"result": [pickle.dumps(self._work(pickle.loads(blob))) for blob in batch["batch"]]}
+
+    def _work(self, batch: Any) -> Any:
+        try:
+            return self.worker(batch)
+        except Exception as error:
+            return _Raised(_portable(error))
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """An actor's exception on its way to the driver: Ray's own wrapping loses its type."""
+
+    error: Exception
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception itself where it survives pickling, else a plain one with its text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -20,7 +20,9 @@ MODULE = [sys.executable, "-m", "fulcrum"]
 
 
 def call(command: list[str], cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 @pytest.fixture()
@@ -55,7 +57,9 @@ def test_no_other_installed_distribution_provides_our_names() -> None:
         assert not tops & ours, distribution.metadata["Name"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plan", "libragen", "--store", "none"], ["graph", "demo"], ["config", "show", "curate"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["plan", "libragen", "--store", "none"], ["graph", "demo"], ["config", "show", "curate"]]
+)
 def test_light_commands_import_neither_torch_nor_ray(tmp_path: Path, arguments: list[str]) -> None:
     code = (
         "import sys\nsys.argv = ['fulcrum', *sys.argv[1:]]\nfrom pipelines.cli.app import run_app\nassert run_app() == 0\n"
