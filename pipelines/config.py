@@ -224,24 +224,21 @@ def _stage_params(
         )
     params = {}
     for item in pipeline.nodes:
-        if item.params_of is not None:
-            if item.name in stages:
-                problems.append(
-                    f"{origin}: stages.{item.name}: shares the parameters of {item.params_of}; set them there"
-                )
-            continue
         given = stages.get(item.name) or {}
         if not isinstance(given, dict):
             problems.append(f"{origin}: stages.{item.name}: must be a mapping of parameters")
             continue
+        for key in sorted(set(given) & set(item.follow)):
+            problems.append(f"{origin}: stages.{item.name}.{key}: follows {item.follow[key]}.{key}; set it there")
         mine = {k: v for k, v in shared.items() if k in item.stage.params.model_fields}
         defaults = merge(merge(_defaults(item.stage.params), item.params), mine)
         built = _build(item.stage.params, merge(defaults, given), f"stages.{item.name}", origin, problems)
         if built is not None:
             params[item.name] = built
     for item in pipeline.nodes:
-        if item.params_of is not None and item.params_of in params:
-            params[item.name] = params[item.params_of]
+        led = {key: getattr(params[leader], key) for key, leader in item.follow.items() if leader in params}
+        if led and item.name in params:
+            params[item.name] = params[item.name].model_copy(update=led)
     return params
 
 

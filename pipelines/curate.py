@@ -17,7 +17,7 @@ CURATION: tuple[Node, ...] = (
     node("ingest", ingest),
     node("analyze", analyze, sources="ingest.sources"),
     # The cheap rules first, so that only their survivors cost an encoder's time. One list of rules serves both stages.
-    node("preselect", preselect, shots="analyze.shots", params_of="select"),
+    node("preselect", preselect, shots="analyze.shots", follow={"rules": "select"}),
     node("caption", caption, shots="analyze.shots", videos="analyze.videos"),
     node("embed", embed, candidates="preselect.candidates", keyframes="analyze.keyframes", captions="caption.captions"),
     node("clips", clips, shots="analyze.shots", embeddings="embed.embeddings"),

@@ -115,3 +115,48 @@ PREFERENCES: tuple[Node, ...] = (
         real_fake="dpo_real_fake.adapter_real_fake",
     ),
 )
+
+EVALUATION: tuple[Node, ...] = (
+    node(
+        "sample",
+        sample,
+        cross="sft_cross.adapter_cross",
+        in_pair="sft_in.adapter_in",
+        sft="merge_sft.adapter_sft",
+        consis="dpo_consis.adapter_consis",
+        real_fake="dpo_real_fake.adapter_real_fake",
+        final="merge_final.adapter_final",
+        **CACHE,
+    ),
+    node("evaluate", evaluate, samples="sample.samples", videos="sample.videos"),
+)
+
+REPORT_INPUTS = {
+    "clips": "clips.clips",
+    "selection": "select.selection",
+    "videos": "analyze.videos",
+    "keyframes": "analyze.keyframes",
+    "dedupe": "dedupe.dedupe",
+    "verdicts": "review_clips.verdicts",
+    "subset": "export.subset",
+    "media": "export.media",
+    "subjects": "subjects.subjects",
+    "pairs": "pairs.pairs",
+    "samples": "sample.samples",
+    "sample_videos": "sample.videos",
+    "metrics": "evaluate.metrics",
+    "adapter_cross": "sft_cross.adapter_cross",
+    "adapter_in": "sft_in.adapter_in",
+    "adapter_sft": "merge_sft.adapter_sft",
+    "adapter_consis": "dpo_consis.adapter_consis",
+    "adapter_real_fake": "dpo_real_fake.adapter_real_fake",
+    "adapter_final": "merge_final.adapter_final",
+}
+
+ROAD: tuple[Node, ...] = (*CURATION, *SUBJECTS_AND_PAIRS, *SUPERVISED, *PREFERENCES, *EVALUATION)
+
+PIPELINE = Pipeline(
+    "libragen",
+    (*ROAD, node("report", report, follow={"rules": "select"}, **REPORT_INPUTS)),
+    "from raw footage to a merged, preference-tuned adapter",
+)

@@ -34,15 +34,15 @@ class Node:
     """A stage at its place in a pipeline.
 
     ``inputs`` maps the stage's input names to ``"node.output"``. ``params`` are this pipeline's defaults, over which
-    the user's configuration goes; ``params_of`` names another node whose parameters this one shares. ``names`` gives
-    outputs of the stage the names that they have in this pipeline.
+    the user's configuration goes; ``follow`` maps a parameter to the node whose parameter of that name it takes. ``names``
+    gives outputs of the stage the names that they have in this pipeline.
     """
 
     name: str
     stage: Stage
     inputs: Mapping[str, Output]
     params: Mapping[str, object]
-    params_of: str | None = None
+    follow: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -56,7 +56,7 @@ def node(
     stage: Stage,
     *,
     params: Mapping[str, object] | None = None,
-    params_of: str | None = None,
+    follow: Mapping[str, str] | None = None,
     names: Mapping[str, str] | None = None,
     **inputs: str,
 ) -> Node:
@@ -65,7 +65,7 @@ def node(
     for key, value in inputs.items():
         source, _, output = value.partition(".")
         wired[key] = Output(source, output or key)
-    return Node(name, stage, wired, dict(params or {}), params_of, dict(names or {}))
+    return Node(name, stage, wired, dict(params or {}), dict(follow or {}), dict(names or {}))
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,10 @@ class Pipeline:
             found.append(
                 f"{item.name}: stage {item.stage.name} has no output {key} to name{_near(key, item.stage.outputs)}"
             )
-        if item.params_of is not None:
-            shared = by_name.get(item.params_of)
-            if shared is None or shared.stage.params is not item.stage.params:
-                found.append(
-                    f"{item.name}: cannot share the parameters of {item.params_of}{_near(item.params_of, by_name)}"
-                )
+        for key, leader in sorted(item.follow.items()):
+            led = by_name.get(leader)
+            if led is None or key not in led.stage.params.model_fields or key not in item.stage.params.model_fields:
+                found.append(f"{item.name}: cannot take parameter {key} from {leader}{_near(leader, by_name)}")
         for key in sorted(set(item.params) - set(item.stage.params.model_fields)):
             found.append(
                 f"{item.name}: stage {item.stage.name} has no parameter {key}{_near(key, item.stage.params.model_fields)}"
