@@ -206,7 +206,12 @@ VERDICTS = TableSchema(
     (
         Field("external_id", STR, "what was judged", nullable=False),
         Field("item_id", STR, "the item", nullable=False),
-        Field("verdict", STR, "the campaign's aggregation of its answers; in_review when it has none", nullable=False),
+        Field(
+            "verdict",
+            STR,
+            "the campaign's aggregation of its answers, rest_differs for a Consis winner whose rest differs; in_review without one",
+            nullable=False,
+        ),
         Field("reasons", pa.list_(STR), "reason tags of the answers that decided", nullable=False),
         Field("answers", I32, "answers counted", nullable=False),
     ),
@@ -312,7 +317,7 @@ PREFERENCES = TableSchema(
         Field("reference_uri", STR, "the first reference as a picture", nullable=False, telemetry=True),
         Field("prompt", STR, "the prompt", nullable=False),
         Field("seed", I64, "seed of the initial noise", nullable=False),
-        Field("rope_offset", pa.list_(F32, 3), "offset of the reference tokens' time, row, column; null for real_fake"),
+        Field("rope_offset", pa.list_(F32), "offset of the reference tokens' time, row, column; null for real_fake"),
         Field("verdict", STR, "verdict of the review; null before it"),
         Field("kept", BOOL, "whether it trains; null before the review"),
     ),

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.dag.canonical import difference, digest, plain
 from pipelines.dag.graph import Node
-from stages.contract import Params, Stage, World
+from stages.contract import Params, Stage, StageError, World
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,19 @@ class Preimage:
 def recipe(node: Node, params: Params, world: World, seed: int) -> dict[str, Any]:
     """What would be done, without inputs: stage, version, parameters, seed, model digests, the world outside."""
     stage = node.stage
+    try:
+        models = dict(stage.models(params)) if stage.models else {}
+        outside = dict(stage.world(params, world)) if stage.world else {}
+    except ValueError as error:
+        raise StageError(f"{node.name}: {error}") from error
     return {
         "node": node.name,
         "stage": stage.name,
         "version": stage.version,
         "params": plain(params, f"parameters of {node.name}"),
         "seed": seed,
-        "models": dict(stage.models(params)) if stage.models else {},
-        "world": dict(stage.world(params, world)) if stage.world else {},
+        "models": models,
+        "world": outside,
     }
 
 

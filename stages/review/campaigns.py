@@ -1,0 +1,366 @@
+"""Campaigns: what is asked of whom, created once, carrying earlier answers, closed whole or in part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, RowMapping
+
+from stages.review.answers import Form
+from stages.review.database import Database, record_event
+from stages.review.errors import ReviewError
+from stages.review.schema import campaign, item, lease, person, response
+
+Aggregation = Literal["unanimous", "majority", "lead"]
+SkipPolicy = Literal["count", "others", "me"]
+
+# A writer holds SQLite's only write lock; longer batches would make reviewers wait.
+INSERT_BATCH = 500
+
+
+class CampaignSpec(BaseModel):
+    """Everything that a campaign is, beside its items.
+
+    ``overlap`` is how many people judge each item. ``skip_policy`` says what a skip does: ``count`` takes it for an
+    answer (the item ends in_review), ``others`` leaves the item to other people, ``me`` asks the same person again at
+    the end. ``aggregation``: ``unanimous`` and ``majority`` leave a disagreement in_review; ``lead`` waits for a lead,
+    whose answer decides. ``carry`` takes over people's answers from earlier campaigns where payload, question and rubric
+    are the same to the letter.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    campaign_id: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+    form: Form
+    title: str
+    guidelines: str
+    reasons: tuple[str, ...] = Field(default=(), max_length=9)  # one digit key each
+    skip_reasons: tuple[str, ...] = Field(default=("does not play", "cannot tell", "other"), max_length=9)
+    overlap: int = Field(default=1, ge=1, le=20)
+    lease_seconds: int = Field(default=300, ge=1)
+    skip_policy: SkipPolicy = "count"
+    aggregation: Aggregation = "majority"
+    seed: int = 0
+    carry: bool = True
+    next_command: str = "fulcrum run"
+
+    @property
+    def kind(self) -> Literal["filter", "pairwise"]:
+        return "filter" if self.form == "filter" else "pairwise"
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """One thing to judge. ``payload`` is all that its page may show; ``stratum`` and probability never leave the server."""
+
+    external_id: str
+    payload: Mapping[str, Any]
+    stratum: str = "kept"
+    inclusion_probability: float = 1.0
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A stored campaign."""
+
+    id: str
+    spec: CampaignSpec
+    state: Literal["preparing", "open", "closed"]
+    created_at: float = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Counted by query at the moment of asking. ``disputed`` waits for a lead; ``mine`` are one person's live answers."""
+
+    items: int
+    done: int
+    disputed: int
+    mine: int = 0
+
+    @property
+    def remaining(self) -> int:
+        return self.items - self.done
+
+
+def digest(*parts: object) -> str:
+    """sha256 over a canonical JSON encoding, 64 hexadecimal digits."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def item_id(campaign_id: str, external_id: str) -> str:
+    return digest("item", campaign_id, external_id)[:32]
+
+
+def payload_digest(spec: CampaignSpec, payload: Mapping[str, Any]) -> str:
+    """Equal digests: the same thing was shown with the same question and rubric, so an answer may be carried over."""
+    return digest("payload", spec.form, spec.guidelines, spec.reasons, payload)
+
+
+def create_campaign(
+    db: Database,
+    spec: CampaignSpec,
+    items: Sequence[NewItem],
+    *,
+    failures: Sequence[Mapping[str, str]] = (),
+    now: float | None = None,
+) -> Campaign:
+    """Store the campaign and its items, and open it; repeating the call, also after a crash half way, changes nothing.
+
+    ``failures`` says what could not become an item (record_id, error_type, error_message), for the ledger at the end.
+    Raises ``ReviewError`` when the id is taken by a campaign with another spec, or an external_id comes twice.
+    """
+    now = time.time() if now is None else now
+    ids = [new.external_id for new in items]
+    if len(set(ids)) != len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise ReviewError(f"Campaign {spec.campaign_id}: {twice} is there twice; each thing is judged as one item.")
+    text = spec.model_dump_json()
+    with db.write() as connection:
+        found = _find(connection, spec.campaign_id)
+        if found is not None and found.spec != spec:
+            raise ReviewError(
+                f"Campaign {spec.campaign_id} exists with other settings; give the new one another campaign_id."
+            )
+        if found is not None and found.state != "preparing":
+            return found
+        if found is None:
+            connection.execute(
+                campaign.insert().values(
+                    id=spec.campaign_id,
+                    kind=spec.kind,
+                    overlap=spec.overlap,
+                    lease_seconds=spec.lease_seconds,
+                    skip_policy=spec.skip_policy,
+                    aggregation=spec.aggregation,
+                    spec=text,
+                    failures="[]",
+                    state="preparing",
+                    created_at=now,
+                )
+            )
+            record_event(connection, now, "system", "created", spec.campaign_id)
+    rows = [_item_row(spec, new) for new in items]
+    for start in range(0, len(rows), INSERT_BATCH):
+        with db.write() as connection:
+            _insert_new(connection, rows[start : start + INSERT_BATCH])
+            if spec.carry:
+                _carry(connection, spec, rows[start : start + INSERT_BATCH], now)
+    with db.write() as connection:
+        where = (campaign.c.id == spec.campaign_id) & (campaign.c.state == "preparing")
+        values = {"state": "open", "failures": json.dumps(list(failures), ensure_ascii=False)}
+        if connection.execute(campaign.update().where(where).values(values)).rowcount:
+            record_event(connection, now, "system", "opened", spec.campaign_id, detail={"items": len(rows)})
+    return get_campaign(db, spec.campaign_id)
+
+
+def _item_row(spec: CampaignSpec, new: NewItem) -> dict[str, Any]:
+    identity = item_id(spec.campaign_id, new.external_id)
+    return {
+        "id": identity,
+        "campaign_id": spec.campaign_id,
+        "external_id": new.external_id,
+        "payload": json.dumps(new.payload, sort_keys=True, ensure_ascii=False),
+        "payload_digest": payload_digest(spec, new.payload),
+        "stratum": new.stratum,
+        "inclusion_probability": new.inclusion_probability,
+        "priority": new.priority,
+        "shuffle": int(digest("shuffle", spec.seed, new.external_id)[:8], 16) % (2**31 - 1),
+        "state": "open",
+    }
+
+
+def _insert_new(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    connection.execute(dialect.insert(item).on_conflict_do_nothing(index_elements=["id"]), rows)
+
+
+def _carry(connection: Connection, spec: CampaignSpec, rows: list[dict[str, Any]], now: float) -> None:
+    """Copy people's counted answers on equal payloads, the newest per person, at most ``overlap`` per item."""
+    by_digest = {row["payload_digest"]: row for row in rows}
+    taken: dict[str, set[str]] = {}
+    have = sa.select(response.c.item_id, response.c.person_id).where(
+        response.c.item_id.in_([row["id"] for row in rows]), response.c.state == "live"
+    )
+    for known in connection.execute(have):
+        taken.setdefault(known.item_id, set()).add(known.person_id)
+    earlier = (
+        sa.select(response, item.c.payload_digest)
+        .join(item, item.c.id == response.c.item_id)
+        .join(person, person.c.id == response.c.person_id)
+        .where(
+            item.c.payload_digest.in_(list(by_digest)),
+            item.c.campaign_id != spec.campaign_id,
+            response.c.state == "live",
+            response.c.standing == "counted",
+            response.c.verdict != "skip",
+            person.c.role != "script",
+        )
+        .order_by(response.c.submitted_at.desc(), response.c.id)
+    )
+    for old in connection.execute(earlier).mappings():
+        target = by_digest[old["payload_digest"]]["id"]
+        people = taken.setdefault(target, set())
+        if old["person_id"] in people or len(people) >= spec.overlap:
+            continue
+        people.add(old["person_id"])
+        connection.execute(response.insert().values(_carried(spec, target, old)))
+        record_event(connection, now, "system", "carried", spec.campaign_id, target, {"from": old["id"]})
+
+
+def _carried(spec: CampaignSpec, target: str, old: RowMapping) -> dict[str, Any]:
+    kept = {c.name: old[c.name] for c in response.c}
+    return kept | {
+        "id": digest("carried", target, old["person_id"])[:32],
+        "campaign_id": spec.campaign_id,
+        "item_id": target,
+        "idempotency_key": digest("carried", target)[:32],
+        "carried": True,
+        "sequence": 0,
+    }
+
+
+def _find(connection: Connection, campaign_id: str, lock: bool = False) -> Campaign | None:
+    query = sa.select(campaign).where(campaign.c.id == campaign_id)
+    row = connection.execute(query.with_for_update() if lock else query).mappings().first()
+    return None if row is None else _campaign(row)
+
+
+def _campaign(row: RowMapping) -> Campaign:
+    return Campaign(row["id"], CampaignSpec.model_validate_json(row["spec"]), row["state"], row["created_at"])
+
+
+def locked_campaign(connection: Connection, campaign_id: str) -> Campaign:
+    """The campaign, locked against other writers until the transaction ends.
+
+    SQLite's transaction holds the only write lock anyway; on PostgreSQL counting places and taking one would race
+    without this row lock.
+    """
+    found = _find(connection, campaign_id, lock=True)
+    if found is None:
+        raise ReviewError(f"There is no campaign {campaign_id}.")
+    return found
+
+
+def find_campaign(db: Database, campaign_id: str) -> Campaign | None:
+    with db.read() as connection:
+        return _find(connection, campaign_id)
+
+
+def get_campaign(db: Database, campaign_id: str) -> Campaign:
+    found = find_campaign(db, campaign_id)
+    if found is None:
+        raise ReviewError(f"There is no campaign {campaign_id}.")
+    return found
+
+
+def list_campaigns(db: Database) -> list[Campaign]:
+    """All campaigns that are ready, open ones first, newest first."""
+    query = (
+        sa.select(campaign).where(campaign.c.state != "preparing").order_by(campaign.c.created_at.desc(), campaign.c.id)
+    )
+    with db.read() as connection:
+        found = [_campaign(row) for row in connection.execute(query).mappings()]
+    return sorted(found, key=lambda one: one.state != "open")
+
+
+def counted_per_item(campaign_id: str) -> sa.Subquery:
+    """Per item of the campaign: counted answers, different conclusions among them, and answers of a lead."""
+    live = (response.c.item_id == item.c.id) & (response.c.state == "live")
+    counted = sa.case((response.c.standing == "counted", 1), else_=0)
+    by_lead = sa.case((response.c.standing == "lead", 1), else_=0)
+    said = sa.case((response.c.standing == "counted", response.c.conclusion))
+    return (
+        sa.select(
+            item.c.id,
+            sa.func.coalesce(sa.func.sum(counted), 0).label("answers"),
+            sa.func.count(sa.distinct(said)).label("conclusions"),
+            sa.func.coalesce(sa.func.sum(by_lead), 0).label("lead_answers"),
+        )
+        .select_from(item.outerjoin(response, live))
+        .where(item.c.campaign_id == campaign_id, item.c.state == "open")
+        .group_by(item.c.id)
+        .subquery()
+    )
+
+
+def progress(db: Database, campaign_id: str, person_id: str | None = None) -> Progress:
+    with db.read() as connection:
+        found = _find(connection, campaign_id)
+        if found is None:
+            raise ReviewError(f"There is no campaign {campaign_id}.")
+        return progress_of(connection, found, person_id)
+
+
+def progress_of(connection: Connection, of: Campaign, person_id: str | None = None) -> Progress:
+    """How far the campaign is, inside the caller's transaction."""
+    per = counted_per_item(of.id)
+    full = per.c.answers >= of.spec.overlap
+    disputed = full & (per.c.conclusions > 1) & (per.c.lead_answers == 0)
+    one = sa.literal(1)
+    totals = connection.execute(
+        sa.select(
+            sa.func.count(),
+            sa.func.coalesce(sa.func.sum(sa.case((full, one), else_=0)), 0),
+            sa.func.coalesce(sa.func.sum(sa.case((disputed, one), else_=0)), 0),
+        ).select_from(per)
+    ).one()
+    mine = 0
+    if person_id is not None:
+        query = sa.select(sa.func.count()).where(
+            response.c.campaign_id == of.id, response.c.person_id == person_id, response.c.state == "live"
+        )
+        mine = int(connection.execute(query).scalar_one())
+    items, done, open_disputes = (int(value) for value in totals)
+    waits_for_lead = open_disputes if of.spec.aggregation == "lead" else 0
+    return Progress(items, done - waits_for_lead, open_disputes, mine)
+
+
+def close_campaign(db: Database, campaign_id: str, actor: str, *, now: float | None = None) -> Progress:
+    """Close it now; items that lack answers end in_review. From here on its answers never change."""
+    return _close(db, campaign_id, actor, only_if_done=False, now=now)
+
+
+def close_if_done(db: Database, campaign_id: str, *, now: float | None = None) -> Progress:
+    """Close it if every item has its answers, in one transaction, so that no undo slips in between."""
+    return _close(db, campaign_id, "system", only_if_done=True, now=now)
+
+
+def _close(db: Database, campaign_id: str, actor: str, *, only_if_done: bool, now: float | None) -> Progress:
+    now = time.time() if now is None else now
+    with db.write() as connection:
+        found = locked_campaign(connection, campaign_id)
+        state = progress_of(connection, found)
+        if found.state == "preparing":
+            raise ReviewError(f"Campaign {campaign_id} is still being made; run the pipeline that makes it again.")
+        if found.state == "closed" or (only_if_done and state.remaining):
+            return state
+        connection.execute(campaign.update().where(campaign.c.id == campaign_id).values(state="closed", closed_at=now))
+        connection.execute(
+            lease.update()
+            .where(lease.c.item_id.in_(sa.select(item.c.id).where(item.c.campaign_id == campaign_id)))
+            .where(lease.c.expires_at > now)
+            .values(expires_at=now)
+        )
+        record_event(connection, now, actor, "closed", campaign_id, detail={"in_review": state.remaining})
+        return state
+
+
+def campaign_failures(db: Database, campaign_id: str) -> list[dict[str, str]]:
+    """What could not become an item when the campaign was made: record_id, error_type, error_message."""
+    with db.read() as connection:
+        query = sa.select(campaign.c.failures).where(campaign.c.id == campaign_id)
+        found: list[dict[str, str]] = json.loads(connection.execute(query).scalar_one())
+        return found

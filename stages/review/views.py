@@ -1,0 +1,59 @@
+"""What a reviewer's browser gets to see of an item: media, words and nothing that could lean an answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages.review.answers import Form
+from stages.review.campaigns import CampaignSpec, Progress
+from stages.review.keymap import keymap
+from stages.review.people import Person
+from stages.review.queue import Claimed
+
+
+def item_view(form: Form, claimed: Claimed) -> dict[str, Any]:
+    """The item as its page shows it.
+
+    Built from named fields, never by copying the payload: which side is the intended winner, the external id (it may
+    name a model or a clip), stratum, gold and scores stay on the server.
+    """
+    payload = claimed.payload
+    if form == "filter":
+        return {
+            "id": claimed.item_id,
+            "videos": [_url(payload["media"])],
+            "pictures": [_url(name) for name in payload.get("keyframes") or ()],
+            "text": payload.get("caption"),
+            "fps": payload.get("fps") or 24.0,
+        }
+    sides = ("winner", "loser") if claimed.side == "AB" else ("loser", "winner")
+    reference = payload.get("reference")
+    return {
+        "id": claimed.item_id,
+        "videos": [_url(payload[side]) for side in sides],
+        "pictures": [_url(reference)] if reference else [],
+        "text": payload.get("prompt"),
+        "fps": payload.get("fps") or 24.0,
+    }
+
+
+def page_data(spec: CampaignSpec, person: Person, csrf: str) -> dict[str, Any]:
+    """What the page's script needs to know of the campaign."""
+    return {
+        "campaign": spec.campaign_id,
+        "person": person.id,
+        "form": spec.form,
+        "reasons": list(spec.reasons),
+        "skipReasons": list(spec.skip_reasons),
+        "leaseSeconds": spec.lease_seconds,
+        "keymap": keymap(spec.form),
+        "csrf": csrf,
+    }
+
+
+def progress_view(progress: Progress) -> dict[str, int]:
+    return {"items": progress.items, "done": progress.done, "remaining": progress.remaining, "mine": progress.mine}
+
+
+def _url(name: str) -> str:
+    return f"/media/{name}"
