@@ -1,0 +1,251 @@
+"""A training job as plain data, what a worker does with it, and where it runs: Ray Train or this process.
+
+The loop knows no Ray and keeps its own checkpoints, so a run on Ray, a run without it and a run that was killed in
+between are the same run. Ray brings workers, process groups and replacements for lost workers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stages.contract import Context, StageError
+from stages.training.params import BackboneParams, EngineParams
+
+if TYPE_CHECKING:
+    from models.backbones.base import Backbone
+    from models.training.cache import Entry
+    from models.training.feed import FeedSpec, Pair
+    from models.training.loop import TrainSpec
+    from models.training.methods import Dpo, Sft
+    from models.training.sampler import Sampler
+
+RESULT, ERROR, EVENTS, SAMPLER = "result.json", "error.json", "events.jsonl", "sampler.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker needs. ``home`` is the run's own folder: checkpoints, events and, at the end, the result."""
+
+    home: str
+    backbone: BackboneParams
+    method: Sft | Dpo
+    spec: TrainSpec
+    feed: FeedSpec
+    batch: int
+    remainder: Literal["drop", "repeat"]
+    cache: str
+    entries: Sequence[Entry]
+    pairs: Sequence[Pair] = ()
+    preferences: str | None = None
+    device: str = "cpu"
+
+
+def make_sampler(job: Job) -> Sampler:
+    """The sampler of the job's rows; ``ValueError`` when no bucket holds a batch."""
+    from models.training.feed import PreferenceFeed, rows_of
+    from models.training.sampler import Sampler
+
+    if job.preferences is None:
+        rows = rows_of(job.entries)
+    else:
+        rows = PreferenceFeed.rows({entry.sample_id: entry for entry in job.entries}, job.pairs)
+    return Sampler(rows, seed=job.feed.seed, global_batch=job.batch, remainder=job.remainder)
+
+
+def run_job(
+    job: Job, *, world_size: int = 1, rank: int = 0, heartbeat: Callable[[int, Mapping[str, float]], None] | None = None
+) -> None:
+    """Train to the end, from the newest checkpoint if there is one; rank 0 leaves adapter and result in ``job.home``.
+
+    ``heartbeat(step, metrics)`` is called on every rank whenever a checkpoint is due.
+    """
+    from models.backbones.load import load_backbone
+    from models.training.adapter import save_adapter
+    from models.training.loop import train
+
+    home = Path(job.home)
+    home.mkdir(parents=True, exist_ok=True)
+    backbone = load_backbone(job.backbone.spec(), device=job.device)
+    sampler = make_sampler(job)
+    if rank == 0:
+        _same_data(home / SAMPLER, sampler)
+
+    def on_metrics(step: int, metrics: dict[str, float]) -> None:
+        if rank == 0:
+            with (home / EVENTS).open("a") as events:
+                events.write(json.dumps({"step": step, **metrics}) + "\n")
+        if heartbeat is not None and (step % job.spec.checkpoint_every == 0 or step == job.spec.steps):
+            heartbeat(step, metrics)
+
+    batches = _feed(job, backbone, sampler, world_size, rank)
+    result = train(backbone, job.method, batches, job.spec, home / "checkpoints", on_metrics)
+    if rank == 0:
+        save_adapter(result.ema or result.adapter, home / "adapter")
+        note = {
+            "step": result.step,
+            "stopped": result.stopped,
+            "resumed_from": result.resumed_from,
+            "skipped_checkpoints": list(result.skipped_checkpoints),
+            "averaged": result.ema is not None,
+            "weights_note": backbone.weights_note,
+            "backbone_digest": backbone.config_digest,
+        }
+        _write_whole(home / RESULT, note)
+
+
+def _feed(job: Job, backbone: Backbone, sampler: Sampler, world_size: int, rank: int) -> Callable[[int], Any]:
+    from models.training.cache import CacheReader
+    from models.training.feed import PreferenceFeed, SftFeed
+
+    reader = CacheReader(Path(job.cache), job.entries)
+    timesteps = replace(job.feed.timesteps, train_steps=backbone.num_train_timesteps)
+    spec = replace(job.feed, timesteps=timesteps)
+    if job.preferences is None:
+        return SftFeed(reader, sampler, spec, world_size=world_size, rank=rank)
+    folder = Path(job.preferences)
+    return PreferenceFeed(reader, folder, job.pairs, sampler, spec, world_size=world_size, rank=rank)
+
+
+def _same_data(path: Path, sampler: Sampler) -> None:
+    """Go on only with the rows and batches that the run began with."""
+    if path.exists():
+        sampler.check(json.loads(path.read_text()))
+    else:
+        _write_whole(path, sampler.state(0))
+
+
+def _write_whole(path: Path, content: Mapping[str, Any]) -> None:
+    partial = path.with_name(f".{path.name}.writing")
+    partial.write_text(json.dumps(dict(content), indent=2) + "\n")
+    partial.replace(path)
+
+
+def launch(ctx: Context, params: EngineParams, job: Job) -> dict[str, Any]:
+    """Run the job where ``params`` says and return its result note. A finished run trains nothing and starts no Ray."""
+    home = Path(job.home)
+    finished = _finished(home, job.spec.steps)
+    if finished is not None:
+        ctx.event("already_trained", step=finished["step"])
+        return finished
+    (home / ERROR).unlink(missing_ok=True)
+    if params.engine == "inline":
+        if params.num_workers > 1:
+            raise StageError(f"engine inline has one worker, not {params.num_workers}; use engine: ray")
+        try:
+            run_job(job)
+        except ValueError as error:
+            raise StageError(str(error)) from error
+    else:
+        _launch_ray(params, job)
+    done = _finished(home, job.spec.steps)
+    if done is None:
+        raise StageError(
+            f"training ended without a result in {home}; run it again, it goes on from its last checkpoint"
+        )
+    return done
+
+
+def _finished(home: Path, steps: int) -> dict[str, Any] | None:
+    try:
+        note: dict[str, Any] = json.loads((home / RESULT).read_text())
+    except (OSError, ValueError):
+        return None
+    return note if note["step"] >= steps or note["stopped"] else None
+
+
+def _launch_ray(params: EngineParams, job: Job) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    home = Path(job.home)
+    resources: dict[str, float] = {"CPU": params.cpus_per_worker}
+    if params.gpus_per_worker:
+        resources["GPU"] = params.gpus_per_worker
+    trainer = TorchTrainer(
+        ray_worker,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=params.num_workers,
+            use_gpu=bool(params.gpus_per_worker),
+            resources_per_worker=resources,
+        ),
+        # The name is the fingerprint's own folder, so no other run can be continued by accident.
+        run_config=RunConfig(
+            name=home.name,
+            storage_path=str(home.parent),
+            failure_config=FailureConfig(max_failures=params.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise StageError(_said(home) or f"training failed on Ray: {_root(error)}") from error
+    said = _said(home)
+    if said:
+        raise StageError(said)
+
+
+def ray_worker(config: Mapping[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    import ray.train
+
+    job: Job = config["job"]
+    context = ray.train.get_context()
+    world_size, rank = context.get_world_size(), context.get_world_rank()
+
+    def heartbeat(step: int, metrics: Mapping[str, float]) -> None:
+        ray.train.report({"step": step, **metrics})
+
+    try:
+        run_job(job, world_size=world_size, rank=rank, heartbeat=heartbeat)
+    except (ValueError, ArithmeticError, StageError) as error:
+        # A fault of the data or the configuration comes again however often a worker is replaced, so it is told to the
+        # driver. With others waiting in a collective the worker must still fail, or they would wait for ever.
+        _write_whole(Path(job.home) / ERROR, {"message": str(error)})
+        if world_size > 1:
+            raise
+
+
+def _said(home: Path) -> str | None:
+    try:
+        message: str = json.loads((home / ERROR).read_text())["message"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return message
+
+
+def _root(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
+
+
+def read_events(home: Path, upto: int) -> dict[int, dict[str, float]]:
+    """Metrics by step, 1 to ``upto``: of a step that was trained twice, after a restart, the later one; nothing doubled."""
+    found: dict[int, dict[str, float]] = {}
+    try:
+        lines = (home / EVENTS).read_text().splitlines()
+    except FileNotFoundError:
+        return found
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # a line that a killed process was writing; the step was trained again
+        step = int(event.pop("step"))
+        if 1 <= step <= upto:
+            found[step] = event
+    return dict(sorted(found.items()))
+
+
+def publish(ctx: Context, home: Path, note: Mapping[str, Any]) -> dict[str, float]:
+    """Hand the committed steps' metrics to the run's one writer; returns the last step's."""
+    events = read_events(home, note["step"])
+    for step, metrics in events.items():
+        for key, value in metrics.items():
+            ctx.metric(key, value, step)
+    return events[max(events)] if events else {}

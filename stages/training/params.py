@@ -1,0 +1,120 @@
+"""Parameters that several training stages share.
+
+LibraGen leaves rank, learning rate, steps, beta, merge weights and offsets unpublished, so each is configuration; its
+default is the closest published relative's, named beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from stages.contract import Params
+
+if TYPE_CHECKING:
+    from models.backbones.load import BackboneSpec
+    from models.training.guidance import Guidance
+    from models.training.randomness import TimestepSpec
+
+
+class BackboneParams(Params):
+    """Which video model is adapted."""
+
+    family: str = Field("cogvideox", description="model family, a module of models/backbones")
+    weights: str = Field("tiny-random", description="tiny-random, or a folder in diffusers' layout")
+    seed: int = Field(0, description="seed of random weights")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the frozen weights")
+
+    def spec(self) -> BackboneSpec:
+        from models.backbones.load import BackboneSpec
+
+        return BackboneSpec(family=self.family, weights=self.weights, seed=self.seed, dtype=self.dtype)
+
+
+def backbone_models(params: BackboneParams) -> Mapping[str, str]:
+    """The digest that a stage which loads this backbone declares."""
+    from models.backbones.load import backbone_digest
+
+    return {"backbone": backbone_digest(params.spec())}
+
+
+class LoraParams(Params):
+    """The adapter. Rank 64 and alpha 128 are VideoAlign's (attention projections, dropout 0); rank 128 is DenseDPO's."""
+
+    rank: int = Field(64, ge=1)
+    alpha: float = Field(128.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = Field(("to_q", "to_k", "to_v", "to_out.0"), description="module name endings")
+
+
+class TimestepParams(Params):
+    """How training timesteps are drawn; uniform is CogVideoX's own, logit-normal HuMo's and SD3's for flow models."""
+
+    distribution: Literal["uniform", "logit_normal"] = "uniform"
+    mean: float = 0.0
+    std: float = Field(1.0, gt=0)
+    shift: float = Field(1.0, gt=0, description="above 1 towards more noise; HuMo and Wan use 3 to 5 when sampling")
+    low: float = Field(0.0, ge=0, lt=1, description="lower end as a share of the training steps")
+    high: float = Field(1.0, gt=0, le=1, description="upper end; RealDPO trains on the lower half, 0.5")
+
+    def spec(self) -> TimestepSpec:
+        from models.training.randomness import TimestepSpec
+
+        return TimestepSpec(**self.model_dump())
+
+
+class EngineParams(Params):
+    """Where the training loop runs."""
+
+    engine: Literal["ray", "inline"] = Field("ray", description="Ray Train, or this very process")
+    num_workers: int = Field(1, ge=1, description="data-parallel workers; the global batch must divide evenly")
+    cpus_per_worker: float = Field(1.0, gt=0)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    max_failures: int = Field(2, ge=-1, description="lost workers that Ray replaces before the stage fails; -1 is any")
+    storage: str | None = Field(
+        None, description="folder for checkpoints that every node sees; null is this machine's work folder"
+    )
+
+
+class ScheduleParams(Params):
+    """A guidance scale over the denoising; see ``models.training.guidance.Schedule``."""
+
+    kind: Literal["constant", "step", "linear", "cosine", "table"] = "constant"
+    start: float = 1.0
+    end: float = 1.0
+    at: float = Field(0.98, ge=0, le=1, description="where a step happens")
+    clock: Literal["t", "share"] = Field(
+        "t", description="at and table count noise level t, or the share of steps done"
+    )
+    table: tuple[tuple[float, float], ...] = ()
+
+
+class GuidanceParams(Params):
+    """Time-dependent guidance. The default is HuMo's released one (papers, A9): text 5 while t > 0.98, then both 3."""
+
+    text: ScheduleParams = ScheduleParams(kind="step", start=5.0, end=3.0)
+    reference: ScheduleParams = ScheduleParams(kind="step", start=1.0, end=3.0)
+    order: Literal["text-first", "reference-first"] = "reference-first"
+    null_reference: Literal["absent", "zeros"] = Field("absent", description="as the SFT dropped its references")
+
+    def build(self) -> Guidance:
+        from models.training.guidance import Guidance, Schedule
+
+        return Guidance(
+            text=Schedule(**self.text.model_dump()),
+            reference=Schedule(**self.reference.model_dump()),
+            order=self.order,
+            null_reference=self.null_reference,
+        )
+
+
+class SamplingParams(Params):
+    """How videos are sampled and written. 50 steps are CogVideoX's and Phantom's."""
+
+    steps: int = Field(50, ge=1)
+    guidance: GuidanceParams = GuidanceParams()
+    fps: float = Field(8.0, gt=0, description="frames per second of the written videos; 8 is CogVideoX's")
+    workers_cpus: float = Field(1.0, gt=0, description="CPUs of one sampling worker")
+    workers_gpus: float = Field(0.0, ge=0, description="GPUs of one sampling worker")

@@ -1,0 +1,269 @@
+"""Trains LoRA adapters: supervised on pair rows, and by direct preference optimisation on reviewed pairs."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from data_schemas.tables import CACHE, PREFERENCES, VERDICTS
+from stages.contract import Context, Files, NotEnoughRows, StageError, Table, stage
+from stages.training.adapters import adapter_digest, read_adapter, write_adapter
+from stages.training.generate import check_cache, entries_of
+from stages.training.jobs import Job, launch, make_sampler, publish
+from stages.training.params import BackboneParams, EngineParams, LoraParams, TimestepParams, backbone_models
+
+if TYPE_CHECKING:
+    from models.training.feed import FeedSpec, Pair
+    from models.training.loop import TrainSpec
+    from models.training.methods import Dpo, Sft
+
+ADAPTER = Files("adapter")
+WARN_DROPPED = 0.02  # an epoch that leaves out more than this share is worth a warning
+
+
+class TrainParams(EngineParams):
+    """What every kind of training is told; see ``models.training.loop.TrainSpec``."""
+
+    backbone: BackboneParams = BackboneParams()
+    lora: LoraParams = LoraParams()
+    timesteps: TimestepParams = TimestepParams()
+    steps: int = Field(1000, ge=1, description="optimiser steps")
+    batch: int = Field(8, ge=1, description="samples of a step over all workers, before accumulation")
+    accumulate: int = Field(1, ge=1, description="batches per optimiser step")
+    remainder: Literal["drop", "repeat"] = Field("repeat", description="what fills no batch of its bucket in an epoch")
+    min_rows: int | None = Field(None, ge=1, description="rows without which the stage stops; null is one batch")
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(1e-4, ge=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="with it, the averaged adapter is the output")
+    gradient_checkpointing: bool = False
+    max_nonfinite: int = Field(0, ge=0, description="steps in a row that may be skipped for a loss that is not finite")
+    checkpoint_every: int = Field(100, ge=1)
+
+
+class SftParams(TrainParams):
+    """Rank, rate and steps are unpublished; 1e-4 is finetrainers' and DiffSynth's, 0.1 of texts dropped is HuMo's."""
+
+    kind: Literal["in_pair", "cross_pair"] = Field("cross_pair", description="which rows to train on")
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    reference_dropout: float = Field(0.1, ge=0, le=1)
+    null_reference: Literal["absent", "zeros"] = Field(
+        "absent", description="what dropped references are, as in guidance"
+    )
+
+
+class DpoParams(TrainParams):
+    """Flow-DPO of VideoAlign: beta 500 (range 100 to 2000 with mean errors), rate 5e-6, LoRA only, about one epoch."""
+
+    kind: Literal["consis", "real_fake"] = "consis"
+    learning_rate: float = Field(5e-6, gt=0)
+    steps: int = Field(500, ge=1, description="optimiser steps; over-training degrades even with LoRA (VideoAlign)")
+    beta: float = Field(500.0, gt=0)
+    weighting: Literal["one", "epsilon"] = Field("one", description="w(t); constant beat time-weighted in VideoAlign")
+    lambda_sft: float = Field(
+        0.0, ge=0, description="weight of the winner's own error, against likelihood displacement"
+    )
+    max_winner_drift: float | None = Field(
+        None, description="stop when e_w - e_ref_w averages above this over the window"
+    )
+    drift_window: int = Field(20, ge=1, description="steps over which the drift is averaged")
+
+
+@stage(
+    name="sft",
+    version="1",
+    params=SftParams,
+    inputs={"cache": Table(CACHE), "latents": Files("latents")},
+    outputs={"adapter": ADAPTER},
+    models=lambda params: backbone_models(params.backbone),
+    needs_ray=True,
+)
+def sft(ctx: Context, params: SftParams) -> None:
+    """One adapter from the cache's in-pair or cross-pair training rows."""
+    from models.training.methods import Sft
+
+    check_cache(ctx, params.backbone)
+    rows = [r for r in ctx.table("cache").to_pylist() if r["kind"] == params.kind and r["split"] == "train"]
+    _enough(params, params.kind.replace("_pair", "-pair") + " rows", len(rows), "Add footage or loosen the pair rules.")
+    feed = _feed_spec(ctx, params, params.caption_dropout, params.reference_dropout, params.null_reference)
+    job = _job(ctx, params, Sft(_lora(params)), feed, rows)
+    _train(ctx, params, job, {"kind": f"sft_{params.kind}", "rows": len(rows)}, {})
+
+
+@stage(
+    name="dpo",
+    version="1",
+    params=DpoParams,
+    inputs={
+        "cache": Table(CACHE),
+        "latents": Files("latents"),
+        "preferences": Table(PREFERENCES),
+        "shards": Files("preferences"),
+        "verdicts": Table(VERDICTS),
+        "adapter": ADAPTER,
+    },
+    outputs={"adapter": ADAPTER},
+    models=lambda params: backbone_models(params.backbone),
+    needs_ray=True,
+)
+def dpo(ctx: Context, params: DpoParams) -> None:
+    """A delta on the merged SFT adapter from pairs that review kept; the reference is the merged SFT model itself."""
+    from models.training.feed import Pair
+    from models.training.methods import Dpo, FrozenAdapter
+
+    digest = check_cache(ctx, params.backbone)
+    kept = _kept(ctx, params.kind)
+    _enough(
+        params,
+        f"reviewed {params.kind.replace('_', '-')} pairs that may train",
+        len(kept),
+        "Make more pairs, or review those that wait.",
+    )
+    samples = {row["sample_id"] for row in kept}
+    rows = [row for row in ctx.table("cache").to_pylist() if row["sample_id"] in samples]
+    lost = sorted(samples - {row["sample_id"] for row in rows})
+    if lost:
+        raise StageError(
+            f"preferences speak of samples that this cache lacks, first {lost[0]}; wire the same cache to both"
+        )
+    base = read_adapter(ctx.path("adapter"), "adapter", digest)
+    method = Dpo(
+        lora=_lora(params),
+        base=(FrozenAdapter(base, name="sft"),),
+        beta=params.beta,
+        weighting=params.weighting,
+        lambda_sft=params.lambda_sft,
+    )
+    pairs = [Pair(row["pair_id"], row["sample_id"], row["shard"]) for row in kept]
+    job = _job(ctx, params, method, _feed_spec(ctx, params), rows, pairs)
+    parents = {"sft": adapter_digest(ctx.path("adapter"))}
+    _train(ctx, params, job, {"kind": f"dpo_{params.kind}", "rows": len(pairs), "beta": params.beta}, parents)
+
+
+def _kept(ctx: Context, kind: Literal["consis", "real_fake"]) -> list[dict[str, Any]]:
+    """Pairs that review lets train; every pair ends in the ledger. A pair is never flipped."""
+    from stages.review.answers import trains
+
+    verdicts = {row["external_id"]: row["verdict"] for row in ctx.table("verdicts").to_pylist()}
+    pairs = sorted(ctx.table("preferences").to_pylist(), key=lambda row: str(row["pair_id"]))
+    strange = sorted({row["kind"] for row in pairs} - {kind})
+    if strange:
+        raise StageError(
+            f"this stage trains on {kind} pairs but was given {', '.join(strange)}; wire the other preferences"
+        )
+    kept, ended = [], []
+    for row in pairs:
+        verdict = verdicts.get(row["pair_id"], "in_review")
+        if verdict == "in_review":
+            ended.append({"record_id": row["pair_id"], "status": "in_review"})
+        elif trains(kind, verdict):
+            kept.append(row)
+            ended.append({"record_id": row["pair_id"], "status": "accepted"})
+        else:
+            ended.append({"record_id": row["pair_id"], "status": "rejected", "reason": f"verdict: {verdict}"})
+    ctx.ledger(ended)
+    ctx.event("reviewed_pairs", **Counter(str(row["status"]) for row in ended))
+    return kept
+
+
+def _enough(params: TrainParams, what: str, has: int, remedy: str) -> None:
+    needs = params.min_rows or params.batch
+    if has < needs:
+        raise NotEnoughRows(what, needs, has, remedy)
+
+
+def _lora(params: TrainParams) -> Any:
+    from models.training.lora import LoraSpec
+
+    return LoraSpec(**params.lora.model_dump())
+
+
+def _feed_spec(
+    ctx: Context,
+    params: TrainParams,
+    caption_dropout: float = 0.0,
+    reference_dropout: float = 0.0,
+    null_reference: Literal["absent", "zeros"] = "absent",
+) -> FeedSpec:
+    from models.training.feed import FeedSpec
+
+    return FeedSpec(
+        seed=ctx.seed,
+        timesteps=params.timesteps.spec(),
+        caption_dropout=caption_dropout,
+        reference_dropout=reference_dropout,
+        null_reference=null_reference,
+    )
+
+
+def _train_spec(ctx: Context, params: TrainParams) -> TrainSpec:
+    from models.training.loop import StopRule, TrainSpec
+
+    rules: tuple[StopRule, ...] = ()
+    if isinstance(params, DpoParams) and params.max_winner_drift is not None:
+        rules = (StopRule("winner_drift", params.max_winner_drift, params.drift_window),)
+    names = set(TrainSpec.__dataclass_fields__) & set(type(params).model_fields)
+    return TrainSpec(**params.model_dump(include=names), stop_rules=rules, seed=ctx.seed)
+
+
+def _job(
+    ctx: Context,
+    params: TrainParams,
+    method: Sft | Dpo,
+    feed: FeedSpec,
+    rows: Sequence[Mapping[str, Any]],
+    pairs: Sequence[Pair] = (),
+) -> Job:
+    home = (Path(params.storage) if params.storage else ctx.workdir) / f"{ctx.name}-{ctx.fingerprint[:16]}"
+    job = Job(
+        home=str(home.absolute()),
+        backbone=params.backbone,
+        method=method,
+        spec=_train_spec(ctx, params),
+        feed=feed,
+        batch=params.batch,
+        remainder=params.remainder,
+        cache=str(ctx.path("latents").absolute()),
+        entries=entries_of(rows),
+        pairs=pairs,
+        preferences=str(ctx.path("shards").absolute()) if pairs else None,
+        device="cuda" if params.gpus_per_worker else "cpu",
+    )
+    try:
+        plan = make_sampler(job).plan()
+    except ValueError as error:
+        raise StageError(str(error)) from error
+    ctx.event("data_plan", plan=plan.describe(), warn=plan.dropped_share > WARN_DROPPED)
+    return job
+
+
+def _train(ctx: Context, params: TrainParams, job: Job, facts: Mapping[str, Any], parents: Mapping[str, str]) -> None:
+    from models.training.adapter import load_adapter
+
+    note = launch(ctx, params, job)
+    home = Path(job.home)
+    last = publish(ctx, home, note)
+    ctx.event("trained", step=note["step"], stopped=note["stopped"], skipped_checkpoints=note["skipped_checkpoints"])
+    metadata = {
+        **facts,
+        "parents": dict(parents),
+        "steps": note["step"],
+        "stopped": note["stopped"],
+        "averaged": note["averaged"],
+        "final_loss": last.get("loss"),
+        "data_digest": make_sampler(job).digest,
+        "backbone_digest": note["backbone_digest"],
+        "weights_note": note["weights_note"],
+        "lora": params.lora.model_dump(mode="json"),
+        "seed": ctx.seed,
+    }
+    write_adapter(load_adapter(home / "adapter"), ctx.folder("adapter"), metadata)
+    # Checkpoints have done their work once the adapter is in the output; the note and events stay for a rerun.
+    shutil.rmtree(home / "checkpoints", ignore_errors=True)

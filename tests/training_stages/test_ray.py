@@ -1,0 +1,72 @@
+"""SFT through Ray Train on one CPU gives what the same job gives in this process, and survives a lost worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.dag.engine import RayEngine
+from stages.training import jobs
+from stages.training.adapters import adapter_digest
+from stages.training.train import SftParams, sft
+from tests.context import LocalContext
+from tests.training_stages.conftest import Encoded, Road
+from tests.training_stages.footing import BACKBONE, LORA
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[RayEngine]:
+    ray = pytest.importorskip("ray")
+    ray.shutdown()
+    made = RayEngine(num_cpus=1)
+    made.start()
+    yield made
+    ray.shutdown()
+
+
+def test_sft_on_one_cpu_survives_a_killed_worker_and_ends_bitwise_as_inline(
+    tmp_path: Path, encoded: Encoded, road: Road, engine: RayEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "ray_worker", KilledOnce(str(tmp_path / "killed")))
+    inputs: dict[str, Any] = {"cache": encoded.cache, "latents": encoded.latents}
+    context = LocalContext(tmp_path, sft, inputs, name="sft_in", engine=engine)
+    params = SftParams(
+        backbone=BACKBONE, lora=LORA, kind="in_pair", steps=6, batch=2, checkpoint_every=2, learning_rate=1e-2
+    )
+    context.run(params)
+    assert (tmp_path / "killed").exists()
+    assert [step for key, step in context.metrics_seen if key == "loss"] == [1, 2, 3, 4, 5, 6]
+    assert adapter_digest(context.outputs["adapter"]) == adapter_digest(road.adapters["in_pair"])
+
+
+class KilledOnce:
+    """The worker that ships, in a process that dies by SIGKILL at its first checkpoint, once."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __call__(self, config: dict[str, Any]) -> None:
+        from stages.training import jobs as real
+
+        job, mark = config["job"], Path(self.mark)
+        if not mark.exists():
+            whole = real.run_job
+
+            def dies(job: jobs.Job, **options: Any) -> None:
+                def heartbeat(step: int, metrics: Any) -> None:
+                    if step == 4:
+                        mark.touch()
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+                whole(replace(job), **{**options, "heartbeat": heartbeat})
+
+            real.run_job = dies
+        real.ray_worker({"job": job})
