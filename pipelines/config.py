@@ -112,10 +112,14 @@ class Config:
             return expand(self.settings.tracking.uri, "tracking.uri")
         return f"sqlite:///{self.local_beside_store / 'mlflow.db'}"
 
-    def world(self) -> World:
+    def world(self, command: str = "fulcrum run") -> World:
         review = self.settings.review
         return World(
-            self.settings.source, self.settings.limit, self.review_database, f"http://{review.host}:{review.port}"
+            self.settings.source,
+            self.settings.limit,
+            self.review_database,
+            f"http://{review.host}:{review.port}",
+            hide(command),
         )
 
     def shown(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
         pipeline=pipeline,
         store=store,
         params=config.params,
-        world=config.world(),
+        world=config.world(again),
         seed=settings.seed,
         engine=engine,
         local=local,

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 from pydantic import BaseModel, ConfigDict
 
 from data_schemas.schema import TableSchema
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 
 class Params(BaseModel):
@@ -113,6 +115,8 @@ class World:
     limit: int | None
     review_database: str
     review_page: str
+    command: str = "fulcrum run"
+    """What to type to go on, for the page that people see when they have answered everything."""
 
 
 def stage(

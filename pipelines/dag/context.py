@@ -135,7 +135,9 @@ class StageContext:
             return
         self._parts[name] = number + 1
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        # Small row groups where rows are pictures, so that a worker that needs a few does not read gigabytes.
+        pictures = any(pa.types.is_large_binary(f.type) for f in table.schema)
+        pq.write_table(table, buffer, compression="zstd", row_group_size=512 if pictures else 65536)
         self.store.put(f"{self._attempt}/{name}/part-{number:05d}.parquet", buffer.getvalue())
 
     def folder(self, name: str) -> Path:

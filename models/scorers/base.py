@@ -1,0 +1,152 @@
+"""What a frame scorer is, what it is shown of each frame, and how its samples become one number a clip."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import cv2
+import numpy as np
+
+from data_schemas.schema import Field
+from models.video.reader import Frame, fitted
+
+PLANE_SIDE = (
+    320  # long side of the picture that every frame is scaled to once: DIS flow is as exact there as at full size
+)
+DETAIL_SIDE = 640  # long side for fine structure (edges, letters), made only for the few frames a second that need it
+
+
+class Picture:
+    """One frame as scorers see it, upright. Nothing is converted before it is asked for, and nothing twice."""
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self._bgr: np.ndarray | None = None
+        self._gray: np.ndarray | None = None
+        self._detail: np.ndarray | None = None
+
+    @property
+    def bgr(self) -> np.ndarray:
+        """The small plane: uint8 HW3, long side at most 320 px."""
+        if self._bgr is None:
+            self._bgr = self.frame.picture(fitted(self.frame.size, PLANE_SIDE), fast=True)
+        return self._bgr
+
+    @property
+    def gray(self) -> np.ndarray:
+        """Brightness of the small plane, uint8 HW."""
+        if self._gray is None:
+            self._gray = cv2.cvtColor(self.bgr, cv2.COLOR_BGR2GRAY)
+        return self._gray
+
+    @property
+    def detail(self) -> np.ndarray:
+        """Brightness averaged down to a long side of at most 640 px, uint8 HW."""
+        if self._detail is None:
+            luma = self.frame.luma()
+            size = fitted(self.frame.size, DETAIL_SIDE)
+            shown = (luma.shape[1], luma.shape[0])
+            self._detail = luma if size == shown else cv2.resize(luma, size, interpolation=cv2.INTER_AREA)
+        return self._detail
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known before the first frame: size as shown in pixels, and the header's word on the rate (a hint)."""
+
+    width: int
+    height: int
+    fps_hint: float | None
+
+
+class Scorer(Protocol):
+    """Turns the frames of a video into columns of its clips.
+
+    ``start`` is called once a video, ``frame`` for every decoded frame in order, ``clip`` once a clip in order, up to
+    ``MAX_LATENESS`` frames after the clip's end went by. ``clip`` returns a value for every declared column, None where
+    nothing could be measured. A scorer keeps no frames beyond the few it compares. Raising an exception gives up this
+    scorer for this video and harms no other.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    columns: ClassVar[tuple[Field, ...]]
+
+    def start(self, info: VideoInfo) -> None: ...
+
+    def frame(self, picture: Picture, index: int, time_s: float) -> None: ...
+
+    def clip(self, start_frame: int, end_frame: int) -> dict[str, float | None]: ...
+
+
+MAX_LATENESS = 512  # frames by which a clip's end may lie behind the newest frame when it is announced
+
+
+class Every:
+    """Says yes about ``rate`` times a second, at instants that do not depend on the frame rate's phase."""
+
+    def __init__(self, rate: float) -> None:
+        self._step = 1.0 / rate
+        self._next = -math.inf
+
+    def __call__(self, time_s: float) -> bool:
+        if time_s + 1e-6 < self._next:
+            return False
+        self._next = time_s + self._step if self._next == -math.inf else max(self._next + self._step, time_s + 1e-6)
+        return True
+
+
+class Series:
+    """Samples of a few values over frames, reduced clip by clip to their mean, minimum or maximum.
+
+    A sample covers the frames from ``first`` to ``last``; one that reaches over a clip's edge belongs to no clip. Values that
+    are None or not finite do not count. Memory is bounded: samples too old to lie beyond a clip edge are folded together.
+    """
+
+    def __init__(self, values: int, reduce: Literal["mean", "min", "max"] = "mean") -> None:
+        self._reduce = reduce
+        self._values = values
+        self._recent: deque[tuple[int, int, tuple[float, ...]]] = deque()
+        self._open = 0  # first frame of the clip that is being folded
+        self._clear()
+
+    def _clear(self) -> None:
+        self._total = [0.0] * self._values
+        self._count = [0] * self._values
+
+    def add(self, first: int, last: int, *values: float | None) -> None:
+        self._recent.append((first, last, tuple(math.nan if v is None else float(v) for v in values)))
+        while self._recent[0][1] < last - MAX_LATENESS:
+            self._fold(self._recent.popleft())
+
+    def _fold(self, sample: tuple[int, int, tuple[float, ...]]) -> None:
+        if sample[0] < self._open:
+            return
+        for n, value in enumerate(sample[2]):
+            if not math.isfinite(value):
+                continue
+            if not self._count[n]:
+                self._total[n] = value
+            elif self._reduce == "mean":
+                self._total[n] += value
+            else:
+                self._total[n] = (min if self._reduce == "min" else max)(self._total[n], value)
+            self._count[n] += 1
+
+    def take(self, start: int, end: int) -> list[float | None]:
+        """The reduction over ``[start, end)``; clips are asked for in order, and a sample counts in one clip only."""
+        if start > self._open:
+            self._clear()
+            self._open = start
+        while self._recent and self._recent[0][1] < end:
+            self._fold(self._recent.popleft())
+        result: list[float | None] = []
+        for total, count in zip(self._total, self._count, strict=True):
+            mean = self._reduce == "mean"
+            result.append(None if not count else total / count if mean else total)
+        self._clear()
+        self._open = end
+        return result

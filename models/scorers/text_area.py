@@ -1,0 +1,123 @@
+"""Overlay text of a clip: the share of the frame under captions, titles, subtitles and tickers."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from data_schemas.schema import Field
+from models.scorers.base import Every, Picture, Series, VideoInfo
+
+_RATE = 2.0  # frames a second
+_EDGE = 70  # grey levels of 255 across a stroke's edge: overlaid text is made to be read
+_LETTER = (6, 90)  # px, height of a line of text at a long side of 640: 1 to 14 % of the width
+_JOIN = 2.2  # gaps between letters and words that are closed, in units of ...
+_SCALES = (5, 11, 21)  # ... px: small, middle and large letters each get their own closing
+_FILL = (0.45, 0.98)  # share of a line's box that its closed letters cover
+_RHYTHM = (1.1, 7.0)  # stroke edges along a row, for each line height of width: letters alternate at this rate
+_SAME = 0.6  # overlap (intersection over union) of strokes half a second apart that counts as standing still
+_SMALLEST = 32
+
+
+class TextArea:
+    """A cheap estimate without a model: rows of high-contrast strokes with the rhythm and the shape of lines of text.
+
+    Only what stands still for half a second counts, which leaves out most of a moving scene. Meant to sort clips, not to read: on synthetic overlays it finds large and small captions, and it can be fooled by
+    fences, keyboards and foliage (measured in tests/footage/test_scorers.py). An OCR scorer of the same form replaces it.
+    """
+
+    name: ClassVar[str] = "text_area"
+    version: ClassVar[str] = "1"
+    columns: ClassVar[tuple[Field, ...]] = (
+        Field("text_area", pa.float64(), "share of the frame inside boxes that look like lines of text", "0..1"),
+    )
+
+    def start(self, info: VideoInfo) -> None:
+        self._due = Every(_RATE)
+        self._lasting = Series(1)
+        self._single = Series(1)
+        self._before: tuple[np.ndarray, int] | None = None
+
+    def frame(self, picture: Picture, index: int, time_s: float) -> None:
+        if not self._due(time_s):
+            return
+        gray = picture.detail
+        if min(gray.shape) < _SMALLEST:
+            return
+        strokes = stroke_mask(gray)
+        lines = text_lines(gray, strokes)
+        self._single.add(index, index, covered(lines, gray.shape))
+        if self._before is not None and self._before[0].shape == strokes.shape:
+            lasting = [box for box in lines if _stays(self._before[0], strokes, box)]
+            self._lasting.add(self._before[1], index, covered(lasting, gray.shape))
+        self._before = (strokes, index)
+
+    def clip(self, start_frame: int, end_frame: int) -> dict[str, float | None]:
+        lasting = self._lasting.take(start_frame, end_frame)[0]
+        single = self._single.take(start_frame, end_frame)[0]
+        return {"text_area": single if lasting is None else lasting}
+
+
+def covered(lines: list[tuple[int, int, int, int]], shape: tuple[int, ...]) -> float:
+    """Share of a picture of this shape that the boxes cover together."""
+    mask = np.zeros(shape, np.uint8)
+    for x, y, width, height in lines:
+        mask[y : y + height, x : x + width] = 1
+    return float(mask.mean())
+
+
+def stroke_mask(gray: np.ndarray) -> np.ndarray:
+    """Where brightness changes as abruptly as at the edge of a letter: 1, else 0; uint8 HW."""
+    contrast = cv2.morphologyEx(gray, cv2.MORPH_GRADIENT, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3)))
+    return (contrast >= _EDGE).astype(np.uint8)
+
+
+def _stays(before: np.ndarray, after: np.ndarray, box: tuple[int, int, int, int]) -> bool:
+    """Whether the strokes in the box are where they were: an overlay stands still while the scene behind it moves."""
+    x, y, width, height = box
+    a, b = before[y : y + height, x : x + width], after[y : y + height, x : x + width]
+    return int((a & b).sum()) >= _SAME * int((a | b).sum())
+
+
+def text_lines(gray: np.ndarray, strokes: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Boxes (x, y, width, height in px) of what looks like lines of text."""
+    if not strokes.any():
+        return []
+    lines = []
+    for scale in _SCALES:
+        kernel = np.ones((1, round(scale * _JOIN)), np.uint8)
+        joined = cv2.morphologyEx(strokes, cv2.MORPH_CLOSE, kernel)
+        joined = cv2.morphologyEx(joined, cv2.MORPH_OPEN, np.ones((3, scale), np.uint8))
+        _, _, boxes, _ = cv2.connectedComponentsWithStats(joined, connectivity=4)
+        for x, y, width, height, area in boxes[1:].tolist():
+            # a line of this scale is 0.8 to 5 gaps high; other heights are found at another scale
+            if not _LETTER[0] <= height <= min(_LETTER[1], 5 * scale) or width < 2 * height:
+                continue
+            if not _FILL[0] <= area / (width * height) <= _FILL[1]:
+                continue
+            if _RHYTHM[0] <= _rhythm(strokes[y : y + height, x : x + width]) <= _RHYTHM[1] and _two_tones(
+                gray[y : y + height, x : x + width]
+            ):
+                lines.append((x, y, width, height))
+    return lines
+
+
+def _rhythm(strokes: np.ndarray) -> float:
+    """Changes between edge and no edge along the middle rows, for each line height of width."""
+    height, width = strokes.shape
+    middle = strokes[height // 4 : max(height // 4 + 1, height - height // 4)].astype(np.int8)
+    changes = np.abs(np.diff(middle, axis=1)).sum(axis=1)
+    return float(np.median(changes)) / (width / height) / 2.0
+
+
+def _two_tones(box: np.ndarray) -> bool:
+    """Whether the letters have one brightness: text is drawn in one colour, texture is not."""
+    low, high = np.percentile(box, (5, 95))
+    if high - low < _EDGE:
+        return False
+    bright = float((box > high - 0.2 * (high - low)).mean())
+    dark = float((box < low + 0.2 * (high - low)).mean())
+    return max(bright, dark) > 0.12 and bright + dark > 0.3
