@@ -34,11 +34,13 @@ class Tracker:
 
     def _open(self) -> MlflowClient:
         if self._client is None:
-            logging.getLogger("alembic").setLevel(logging.WARNING)
-            logging.getLogger("mlflow").setLevel(logging.WARNING)
             from pathlib import Path
 
             from mlflow.tracking import MlflowClient
+
+            # After the import, which sets its loggers up. Making the tables of a new database is no news to a user.
+            for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
+                logging.getLogger(name).setLevel(logging.WARNING)
 
             if self.uri.startswith("sqlite:///"):
                 Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)

@@ -55,6 +55,7 @@ class RayEngine:
         if ray.is_initialized():
             return
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ core warns of actors that nobody restarts
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import logging
 

@@ -71,7 +71,7 @@ class Item:
     video_id: str
     uri: str
     media_type: str
-    identity: str | None
+    identity: str
     sha256: str | None
     groups: tuple[str, ...]
     shots: tuple[Shot, ...] | None = None
@@ -177,8 +177,7 @@ class AnalyzeActor:
             with _local(item.uri) as path:
                 if sha is None:
                     sha = file_sha256(path)
-                    if item.identity is not None:
-                        _add(found, (IDENTITY,), item.identity, {IDENTITY: [{"sha256": sha}]})
+                    _add(found, (IDENTITY,), item.identity, {IDENTITY: [{"sha256": sha}]})
                     if sha in self.known or sha in self.fresh:
                         return Outcome(item.video_id, sha, time.monotonic() - started)
                 self._decode(item, sha, path, groups, found)

@@ -128,7 +128,7 @@ def create_campaign(
     text = spec.model_dump_json()
     with db.write() as connection:
         found = _find(connection, spec.campaign_id)
-        if found is not None and found.spec != spec:
+        if found is not None and found.spec.model_copy(update={"next_command": spec.next_command}) != spec:
             raise ReviewError(
                 f"Campaign {spec.campaign_id} exists with other settings; give the new one another campaign_id."
             )

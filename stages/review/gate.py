@@ -220,6 +220,7 @@ class _Gate:
             aggregation=self.params.aggregation,
             seed=self.ctx.seed,
             carry=self.by_people,
+            next_command=self.ctx.world.command,
         )
 
     def run(

@@ -168,7 +168,6 @@ class Prepare:
     inputs={"subset": Table(SUBSET), "media": Files("media"), "pairs": Table(PAIRS), "subjects": Table(SUBJECTS)},
     outputs={"cache": Table(CACHE), "latents": Files("latents")},
     models=lambda params: backbone_models(params.backbone),
-    needs_ray=True,
 )
 def encode(ctx: Context, params: EncodeParams) -> None:
     """Every pair row ends in the cache, or in the ledger as rejected (too short) or failed."""

@@ -100,7 +100,6 @@ OUTPUTS: dict[str, Artifact] = {"preferences": Table(PREFERENCES), "shards": Fil
     inputs=INPUTS,
     outputs=OUTPUTS,
     models=lambda params: backbone_models(params.backbone),
-    needs_ray=True,
 )
 def prefer_consis(ctx: Context, params: ConsisParams) -> None:
     """Pairs that differ in subject consistency alone, from the cross-pair SFT adapter."""
@@ -116,7 +115,6 @@ def prefer_consis(ctx: Context, params: ConsisParams) -> None:
     inputs=INPUTS,
     outputs=OUTPUTS,
     models=lambda params: backbone_models(params.backbone),
-    needs_ray=True,
 )
 def prefer_real_fake(ctx: Context, params: PreferParams) -> None:
     """Real clips of in-pair triplets against the in-pair SFT adapter's samples."""

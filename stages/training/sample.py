@@ -69,7 +69,6 @@ class SampleVideo:
     optional=ADAPTERS,
     outputs={"samples": Table(SAMPLES), "videos": Files("videos")},
     models=lambda params: backbone_models(params.backbone),
-    needs_ray=True,
 )
 def sample(ctx: Context, params: SampleParams) -> None:
     """Every system makes the same videos; one that fails is a row with status failed."""

@@ -1,0 +1,188 @@
+"""Stage ``report``: one self-contained page that shows what the data became and what the models do with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from data_schemas import tables
+from stages.contract import Artifact, Context, Files, Params, StageError, Table, stage
+from stages.curation.default_rules import DEFAULT_RULES
+from stages.curation.rules import Rule
+from stages.evaluation.charts import footage
+
+PAGE = Path(__file__).parent / "page"
+ADAPTERS = ("adapter_cross", "adapter_in", "adapter_sft", "adapter_consis", "adapter_real_fake", "adapter_final")
+OPTIONAL: dict[str, Artifact] = {
+    "videos": Table(tables.VIDEOS),
+    "keyframes": Table(tables.KEYFRAMES),
+    "dedupe": Table(tables.DEDUPE),
+    "verdicts": Table(tables.VERDICTS),
+    "subset": Table(tables.SUBSET),
+    "media": Files("media"),
+    "subjects": Table(tables.SUBJECTS),
+    "pairs": Table(tables.PAIRS),
+    "samples": Table(tables.SAMPLES),
+    "sample_videos": Files("videos"),
+    "metrics": Table(tables.METRICS),
+    "judgement": Files("judgement"),
+    **{name: Files("adapter") for name in ADAPTERS},
+}
+
+
+class ReportParams(Params):
+    """``rules`` are those that made the selection: the page draws their thresholds."""
+
+    title: str = "Balance report"
+    notice: str | None = Field(None, description="a line for the banner, e.g. what the models are")
+    rules: tuple[Rule, ...] = DEFAULT_RULES
+    thumbnails: int = Field(6, ge=0, le=24, description="clips shown either side of each threshold")
+    pairs_shown: int = Field(12, ge=0, le=200)
+    prompts_shown: int = Field(6, ge=0, le=100)
+    curves: tuple[str, ...] = Field(("loss", "accuracy", "margin"), description="what is drawn of the training logs")
+    balance_motion: tuple[str, ...] = Field(
+        ("dynamic_degree_dis", "clip_t", "aesthetic", "sharpness_crete"), description="the lever's left side"
+    )
+    balance_identity: tuple[str, ...] = Field(("subject_similarity",), description="the lever's right side")
+
+
+@stage(
+    name="report",
+    version="1",
+    params=ReportParams,
+    inputs={"clips": Table(tables.CLIPS), "selection": Table(tables.SELECTION), **OPTIONAL},
+    optional=tuple(OPTIONAL),
+    outputs={"report": Files("report")},
+)
+def report(ctx: Context, params: ReportParams) -> None:
+    """Write ``index.html``: no network, no other file, opens from disk; what is not wired is not on the page."""
+    html = render(sections(ctx, params))
+    (ctx.folder("report") / "index.html").write_text(html, encoding="utf-8")
+
+
+def sections(ctx: Context, params: ReportParams) -> dict[str, Any]:
+    """Everything that the template shows."""
+    from stages.evaluation import curated, results
+
+    page: dict[str, Any] = {"title": params.title, "title_of": results.title_of}
+    page["levels"] = curated.funnel(ctx)
+    page["thresholds"], page["undrawn"] = curated.thresholds(ctx, params.rules, params.thumbnails)
+    if ctx.has("pairs"):
+        counted = ctx.dataset("pairs").to_table(columns=["kind", "split"]).to_pylist()
+        page["pair_counts"] = {
+            kind: {s: sum(r["kind"] == kind and r["split"] == s for r in counted) for s in ("train", "held_out")}
+            for kind in sorted({r["kind"] for r in counted})
+        }
+        page["pairs"] = curated.pair_rows(ctx, params.pairs_shown) if params.pairs_shown else []
+    page["training"] = results.training(ctx, ADAPTERS, params.curves)
+    if ctx.has("samples"):
+        page["systems"], page["samples"], page["failed_samples"] = results.sample_rows(ctx, params.prompts_shown)
+    metrics = ctx.table("metrics").to_pylist() if ctx.has("metrics") else []
+    if metrics:
+        page["metric_systems"], page["metrics"] = results.metric_table(metrics)
+        page["levers"], page["left"], page["right"] = results.levers(
+            metrics, params.balance_motion, params.balance_identity
+        )
+    if ctx.has("judgement"):
+        page["judgement"] = [
+            {"name": results.words(name), "blocks": results.blocks(value)} for name, value in _judgement(ctx).items()
+        ]
+    page["facts"] = provenance(ctx)
+    page["notices"] = notices(ctx, params, metrics)
+    page["tiles"] = tiles(page, metrics)
+    return page
+
+
+def _judgement(ctx: Context) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for file in sorted(ctx.path("judgement").glob("*.json")):
+        try:
+            value = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise StageError(f"judgement {file.name} is not JSON: {error}. Write it again.") from error
+        inner = value if isinstance(value, dict) else {file.stem: value}
+        plain = {k: v for k, v in inner.items() if not isinstance(v, dict)}
+        merged |= {k: v for k, v in inner.items() if isinstance(v, dict)}
+        if plain:
+            merged[file.stem] = plain
+    return merged
+
+
+def provenance(ctx: Context) -> list[tuple[str, str]]:
+    """What a reader needs to find the same data again: run, fingerprint, and a digest and size of each input."""
+    facts = [("run", ctx.run_id), ("report fingerprint", ctx.fingerprint[:16]), ("seed", str(ctx.seed))]
+    for name, artifact in report.inputs.items():
+        if not ctx.has(name):
+            continue
+        if isinstance(artifact, Table):
+            keys = ctx.dataset(name).to_table(columns=list(artifact.schema.key))
+            lines = sorted(repr(tuple(row.values())) for row in keys.to_pylist())
+            digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+            facts.append((name, f"{keys.num_rows:,} rows, keys {digest}"))
+        else:
+            files = sorted(p for p in ctx.path(name).rglob("*") if p.is_file())
+            told = hashlib.sha256()
+            for file in files:
+                told.update(str(file.relative_to(ctx.path(name))).encode() + b"\0")
+                with file.open("rb") as handle:
+                    told.update(hashlib.file_digest(handle, "sha256").digest())
+            facts.append((name, f"{len(files):,} files, content {told.hexdigest()[:12]}"))
+    return facts
+
+
+def notices(ctx: Context, params: ReportParams, metrics: list[dict[str, Any]]) -> list[str]:
+    """What must be read before any number: random models, scripted reviewers."""
+    found = [params.notice] if params.notice else []
+    for name in ADAPTERS:
+        card = ctx.path(name) / "adapter.json" if ctx.has(name) else None
+        if card is not None and card.exists() and "random weights" in card.read_text():
+            found.append(
+                "The video model's base weights are random: its samples show that the road is whole, not what it can do."
+            )
+            break
+    if any(r["note"] and "random" in r["note"] for r in metrics):
+        found.append("The CLIP encoder's weights are random: metrics marked so mean nothing.")
+    return found
+
+
+def tiles(page: dict[str, Any], metrics: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The few numbers at the top."""
+    clips = [level for level in page["levels"] if level.unit == "clips"]
+    found = []
+    if page["levels"][0].unit == "files":
+        found.append((footage(page["levels"][0].hours), "of footage read"))
+    found.append((f"{clips[0].records:,}", "shots found"))
+    survived = clips[-1] if len(clips) < 2 else next((v for v in clips if v.name == "exported"), clips[-1])
+    found.append(
+        (f"{survived.records:,}", f"kept, {100 * survived.records / max(1, clips[0].records):.0f}% of the shots")
+    )
+    if "pair_counts" in page:
+        found.append((f"{sum(sum(v.values()) for v in page['pair_counts'].values()):,}", "training samples"))
+    if metrics:
+        found.append((f"{len({r['system'] for r in metrics})}", "systems compared"))
+    return found
+
+
+def render(page: dict[str, Any]) -> str:
+    """The page as HTML. Everything from the data is escaped by the template engine."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["style"] = (PAGE / "report.css").read_text(encoding="utf-8")
+    environment.globals["script"] = (PAGE / "report.js").read_text(encoding="utf-8")
+    environment.filters["footage"] = footage
+    defaults = {
+        "pairs": [], "pair_counts": {}, "systems": [], "samples": [], "failed_samples": 0, "metric_systems": [], "metrics": [],
+        "levers": [], "left": [], "right": [], "judgement": [],
+    }  # fmt: skip
+    return environment.get_template("report.html").render({**defaults, **page})

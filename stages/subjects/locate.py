@@ -1,0 +1,37 @@
+"""Where the bytes of a row lie: a file of an input folder, or a source file by its absolute URI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from stages.contract import StageError
+
+
+def in_folder(folder: Path, uri: str) -> Path:
+    """The file of an input folder that a row's URI names.
+
+    The URI was written under the folder's own address, of which this may be a copy, so the longest tail of the URI's
+    path that exists below the folder is taken. Raises ``StageError`` when there is none.
+    """
+    parts = [p for p in unquote(urlparse(uri).path).split("/") if p]
+    for start in range(len(parts)):
+        candidate = folder.joinpath(*parts[start:])
+        if candidate.is_file():
+            return candidate
+    raise StageError(
+        f"{uri} is not in {folder}; the table and the folder come from different runs. Run again from export."
+    )
+
+
+def read_uri(uri: str) -> bytes:
+    """All bytes of a file by absolute path or URI (file, s3, gs)."""
+    from pyarrow import fs
+
+    if "://" not in uri:
+        return Path(uri).read_bytes()
+    if uri.startswith("file://"):
+        return Path(unquote(urlparse(uri).path)).read_bytes()
+    filesystem, path = fs.FileSystem.from_uri(uri)
+    with filesystem.open_input_stream(path) as stream:
+        return bytes(stream.read())

@@ -1,0 +1,124 @@
+"""The evaluate stage: coverage counts failures, notes say what a number is worth, nothing is measured twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_schemas.tables import SAMPLES
+from models.subjects.frames import png
+from models.video.encode import write_video
+from stages.contract import NotEnoughRows
+from stages.evaluation.evaluate import EvaluateParams, evaluate
+from tests.context import LocalContext
+
+CHEAP = {"metrics": ["temporal_flicker", "dynamic_degree_dis", "clip_t", "subject_similarity"]}
+
+
+def make_samples(folder: Path) -> list[dict[str, Any]]:
+    """Two systems on two prompts: one stands still, one moves; one of the latter's samples failed."""
+    (folder / "references").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    wide = np.repeat(np.repeat(rng.integers(40, 200, (8, 30, 3)).astype(np.uint8), 8, 0), 8, 1)
+    (folder / "references" / "r.png").write_bytes(png(wide[:64, :64]))
+    rows = []
+    for system in ("base", "final"):
+        for prompt in range(2):
+            step = 6 if system == "final" else 0
+            file = folder / f"{system}{prompt}.webm"
+            write_video(
+                np.stack([wide[:64, i * step : i * step + 64] for i in range(9)]), 8.0, file, codec="libvpx-vp9"
+            )
+            rows.append(
+                {
+                    "system": system,
+                    "prompt_id": f"p{prompt}",
+                    "seed": 0,
+                    "prompt": "Ref 1: a thing. Video: Ref 1[a thing] moves",
+                    "uri": f"s3://bucket/attempt/videos/{file.name}",
+                    "reference_uri": "s3://bucket/attempt/videos/references/r.png",
+                    "status": "ok",
+                }
+            )
+    rows[-1] |= {"status": "failed", "uri": None, "error_type": "ValueError", "error_message": "not finite"}
+    return rows
+
+
+def run(tmp_path: Path, rows: list[dict[str, Any]], folder: Path, **params: Any) -> LocalContext:
+    ctx = LocalContext(tmp_path, evaluate, {"samples": SAMPLES.table(rows), "videos": folder})
+    ctx.run(EvaluateParams.model_validate({**CHEAP, **params}))
+    return ctx
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]], Path, LocalContext]:
+    tmp = tmp_path_factory.mktemp("evaluate")
+    folder = tmp / "videos"
+    rows = make_samples(folder)
+    (folder / "base1.webm").write_bytes(b"cut short")
+    return tmp, rows, folder, run(tmp, rows, folder)
+
+
+def cells(ctx: LocalContext) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(r["system"], r["metric"]): r for r in ctx.outputs["metrics"].to_pylist()}
+
+
+def test_a_failed_sample_and_a_broken_file_lower_the_coverage(done: tuple[Any, Any, Any, LocalContext]) -> None:
+    for system in ("base", "final"):
+        row = cells(done[3])[system, "temporal_flicker"]
+        assert (row["n"], row["coverage"]) == (1, 0.5)
+    ledger = [(r["status"], r["error_type"]) for r in done[3].ledger_rows]
+    assert sorted(s for s, _ in ledger) == ["accepted", "accepted", "failed", "failed"]
+    assert any("base1.webm" in (r["error_message"] or "") for r in done[3].ledger_rows)
+
+
+def test_the_still_system_is_flat_and_the_moving_one_moves(done: tuple[Any, Any, Any, LocalContext]) -> None:
+    table = cells(done[3])
+    assert table["base", "dynamic_degree_dis"]["value"] == 0.0
+    assert table["final", "dynamic_degree_dis"]["value"] == 1.0
+    assert table["base", "temporal_flicker"]["value"] > table["final", "temporal_flicker"]["value"]
+
+
+def test_numbers_of_random_encoders_say_so_and_a_lone_prompt_has_no_interval(
+    done: tuple[Any, Any, Any, LocalContext],
+) -> None:
+    row = cells(done[3])["base", "clip_t"]
+    assert "random" in row["note"]
+    assert "no interval" in row["note"]
+    assert row["low"] is None
+    assert row["high"] is None
+
+
+def test_samples_are_measured_once(
+    done: tuple[Path, list[dict[str, Any]], Path, LocalContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(self: object, sample: Any) -> None:
+        if "base1" not in sample.video:  # what failed is tried again
+            raise AssertionError("measured again")
+        raise ValueError("base1.webm still broken")
+
+    monkeypatch.setattr("stages.evaluation.measure.Measurer.__call__", never)
+    again = run(done[0], done[1], done[2])
+    assert again.outputs["metrics"] == done[3].outputs["metrics"]
+
+
+def test_without_a_clip_model_its_metrics_are_missing_not_zero(tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    rows = make_samples(folder)
+    row = cells(run(tmp_path, rows, folder, clip=None))["base", "clip_t"]
+    assert (row["value"], row["n"], row["coverage"]) == (None, 0, 0.0)
+    assert "not measured" in row["note"]
+
+
+def test_no_samples_stop_the_pipeline_by_name(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    with pytest.raises(NotEnoughRows, match="needs 1 samples, has 0"):
+        run(tmp_path, [], tmp_path / "videos")
+
+
+def test_an_unknown_metric_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="unknown metrics fid"):
+        EvaluateParams(metrics=("fid",))
