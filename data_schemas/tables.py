@@ -209,7 +209,7 @@ VERDICTS = TableSchema(
         Field(
             "verdict",
             STR,
-            "the campaign's aggregation of its answers, rest_differs for a Consis winner whose rest differs; in_review without one",
+            "the answers aggregated; rest_differs: the Consis winner wins, but not alone; in_review: none",
             nullable=False,
         ),
         Field("reasons", pa.list_(STR), "reason tags of the answers that decided", nullable=False),

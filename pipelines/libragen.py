@@ -42,8 +42,20 @@ SUBJECTS_AND_PAIRS: tuple[Node, ...] = (
 )
 
 SUPERVISED: tuple[Node, ...] = (
-    node("sft_cross", sft, params={"kind": "cross_pair"}, names={"adapter": "adapter_cross"}, **CACHE),
-    node("sft_in", sft, params={"kind": "in_pair"}, names={"adapter": "adapter_in"}, **CACHE),
+    node(
+        "sft_cross",
+        sft,
+        CACHE,
+        params={"kind": "cross_pair"},
+        names={"adapter": "adapter_cross"},
+    ),
+    node(
+        "sft_in",
+        sft,
+        CACHE,
+        params={"kind": "in_pair"},
+        names={"adapter": "adapter_in"},
+    ),
     node(
         "merge_sft",
         merge_sft,
@@ -58,9 +70,9 @@ PREFERENCES: tuple[Node, ...] = (
     node(
         "prefer_consis",
         prefer_consis,
+        CACHE,
         names={"preferences": "preferences_consis"},
         adapter="sft_cross.adapter_cross",
-        **CACHE,
     ),
     node(
         "review_consis",
@@ -72,21 +84,21 @@ PREFERENCES: tuple[Node, ...] = (
     node(
         "dpo_consis",
         dpo,
+        CACHE,
         params={"kind": "consis"},
         names={"adapter": "adapter_consis"},
         preferences="prefer_consis.preferences_consis",
         shards="prefer_consis.shards",
         verdicts="review_consis.verdicts",
         adapter="merge_sft.adapter_sft",
-        **CACHE,
     ),
     # Real-Fake: the real clip of an SFT triplet against the model's own sample.
     node(
         "prefer_real_fake",
         prefer_real_fake,
+        CACHE,
         names={"preferences": "preferences_real_fake"},
         adapter="sft_in.adapter_in",
-        **CACHE,
     ),
     node(
         "review_real_fake",
@@ -98,13 +110,13 @@ PREFERENCES: tuple[Node, ...] = (
     node(
         "dpo_real_fake",
         dpo,
+        CACHE,
         params={"kind": "real_fake"},
         names={"adapter": "adapter_real_fake"},
         preferences="prefer_real_fake.preferences_real_fake",
         shards="prefer_real_fake.shards",
         verdicts="review_real_fake.verdicts",
         adapter="merge_sft.adapter_sft",
-        **CACHE,
     ),
     node(
         "merge_final",
@@ -120,13 +132,13 @@ EVALUATION: tuple[Node, ...] = (
     node(
         "sample",
         sample,
+        CACHE,
         cross="sft_cross.adapter_cross",
         in_pair="sft_in.adapter_in",
         sft="merge_sft.adapter_sft",
         consis="dpo_consis.adapter_consis",
         real_fake="dpo_real_fake.adapter_real_fake",
         final="merge_final.adapter_final",
-        **CACHE,
     ),
     node("evaluate", evaluate, samples="sample.samples", videos="sample.videos"),
 )
@@ -157,6 +169,14 @@ ROAD: tuple[Node, ...] = (*CURATION, *SUBJECTS_AND_PAIRS, *SUPERVISED, *PREFEREN
 
 PIPELINE = Pipeline(
     "libragen",
-    (*ROAD, node("report", report, follow={"rules": "select"}, **REPORT_INPUTS)),
+    (
+        *ROAD,
+        node(
+            "report",
+            report,
+            REPORT_INPUTS,
+            follow={"rules": "select"},
+        ),
+    ),
     "from raw footage to a merged, preference-tuned adapter",
 )

@@ -93,7 +93,7 @@ class JsonLines:
         self._say("note", text=text)
 
     def run_ended(self, run: RunRecord) -> None:
-        self._say("run_ended", state=run.state, **status_json(run))
+        self._say("run_ended", **status_json(run))
 
 
 def _node(node: NodeRecord) -> dict[str, Any]:

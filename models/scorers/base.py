@@ -16,7 +16,7 @@ from models.video.reader import Frame, fitted
 PLANE_SIDE = (
     320  # long side of the picture that every frame is scaled to once: DIS flow is as exact there as at full size
 )
-DETAIL_SIDE = 640  # long side for fine structure (edges, letters), made only for the few frames a second that need it
+DETAIL_SIDE = 480  # long side for fine structure (edges, letters), made only for the few frames a second that need it
 
 
 class Picture:
@@ -44,7 +44,7 @@ class Picture:
 
     @property
     def detail(self) -> np.ndarray:
-        """Brightness averaged down to a long side of at most 640 px, uint8 HW."""
+        """Brightness averaged down to a long side of at most 480 px, uint8 HW."""
         if self._detail is None:
             luma = self.frame.luma()
             size = fitted(self.frame.size, DETAIL_SIDE)

@@ -39,7 +39,7 @@ def scorer_class(spec: str) -> type[Scorer]:
     lacking = [part for part in ("name", "version", "columns", "start", "frame", "clip") if not hasattr(found, part)]
     if lacking:
         raise ScorerError(f"scorer {spec} lacks {', '.join(lacking)}; see models/scorers/base.py for what a scorer has")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def scorer_classes(specs: Sequence[str]) -> dict[str, type[Scorer]]:

@@ -17,7 +17,7 @@ _RATE = (
 _GAP_S = (
     0.08  # between the frames of a pair: longer than the repeats of animation drawn on twos, short enough for fast pans
 )
-_GRID = 8  # px between the flow vectors that the camera is fitted to
+_GRID = 16  # px between the flow vectors that the camera is fitted to
 _SMALLEST = 32  # px, short side below which DIS has no room for its pyramid
 _UNIT = "frame diagonals/s"
 

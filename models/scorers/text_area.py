@@ -11,22 +11,23 @@ import pyarrow as pa
 from data_schemas.schema import Field
 from models.scorers.base import Every, Picture, Series, VideoInfo
 
-_RATE = 2.0  # frames a second
+_RATE = 1.0  # frames a second
 _EDGE = 70  # grey levels of 255 across a stroke's edge: overlaid text is made to be read
-_LETTER = (6, 90)  # px, height of a line of text at a long side of 640: 1 to 14 % of the width
-_JOIN = 2.2  # gaps between letters and words that are closed, in units of ...
-_SCALES = (5, 11, 21)  # ... px: small, middle and large letters each get their own closing
+_LETTER = (5, 68)  # px, height of a line of text at a long side of 480: 1 to 14 % of the width
+_JOIN = 2.2  # gaps between letters and words that are closed, in units of the scale
+_SCALES = (4, 8, 16)  # px: small, middle and large letters each get their own closing
 _FILL = (0.45, 0.98)  # share of a line's box that its closed letters cover
 _RHYTHM = (1.1, 7.0)  # stroke edges along a row, for each line height of width: letters alternate at this rate
-_SAME = 0.6  # overlap (intersection over union) of strokes half a second apart that counts as standing still
+_SAME = 0.6  # overlap (intersection over union) of strokes a second apart that counts as standing still
 _SMALLEST = 32
 
 
 class TextArea:
     """A cheap estimate without a model: rows of high-contrast strokes with the rhythm and the shape of lines of text.
 
-    Only what stands still for half a second counts, which leaves out most of a moving scene. Meant to sort clips, not to read: on synthetic overlays it finds large and small captions, and it can be fooled by
-    fences, keyboards and foliage (measured in tests/footage/test_scorers.py). An OCR scorer of the same form replaces it.
+    Only what stands still for a second counts, which leaves out most of a moving scene. Meant to sort clips, not to
+    read: on synthetic overlays it finds captions from 4 % of the frame's height on, and fences, keyboards and foliage fool
+    it where the camera stands still (tests/footage/test_scorers.py). An OCR scorer of the same form replaces it.
     """
 
     name: ClassVar[str] = "text_area"

@@ -12,7 +12,7 @@ from models.scorers.base import Every, Picture
 
 POSITIONS = (0.1, 0.5, 0.9)  # shares of the clip's length: clear of the boundaries, where dissolves and fades linger
 SHORT_SIDE = 256  # px, what image encoders take, with room to crop
-_RATE = 5.0  # candidates a second at first
+_RATE = 3.0  # candidates a second at first
 _KEEP = 32  # older candidates kept of the open clip; every second one goes when there are more
 _PLANE_RATE = 12.0  # small planes a second kept beside: a shot too short for a candidate still has one of these
 _RECENT_S = 6.0  # a clip's end is announced at most this late, so candidates this young may belong to the next clip

@@ -32,7 +32,8 @@ class ShotParams:
     itself by ``least_change`` grey levels, or its structure. ``min_shot_s`` merges a boundary with an earlier one this close.
     A gradual change must differ by ``gradual_change`` grey levels between its ends and its middle must be their mixture up to
     ``gradual_residual`` of that. A flat (black, white) stretch at either end of the video that is shorter than
-    ``edge_flat_s`` belongs to the shot that fades from or into it; one between two shots becomes a single boundary. ``flash_s`` is the longest flash: two cuts closer than it around the same picture are none.
+    ``edge_flat_s`` belongs to the shot that fades from or into it; one between two shots becomes a single boundary. ``flash_s`` is
+    the longest flash: two cuts closer than it around the same picture are none.
     """
 
     adaptive_ratio: float = 3.0

@@ -11,7 +11,8 @@ HEAD_BYTES = 4096  # enough for every signature below, transport streams include
 
 # .ts is absent on purpose: it is also the suffix of TypeScript, so its first bytes decide. So do those of names without suffix.
 VIDEO_SUFFIXES = frozenset(
-    [".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".divx", ".flv", ".f4v", ".wmv", ".asf", ".mpg", ".mpeg", ".mpe", ".m2v", ".mts", ".m2ts", ".ogv", ".mxf", ".gif", ".ivf", ".y4m", ".vob"]
+    {".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".divx", ".flv", ".f4v", ".wmv", ".asf"}
+    | {".mpg", ".mpeg", ".mpe", ".m2v", ".mts", ".m2ts", ".ogv", ".mxf", ".gif", ".ivf", ".y4m", ".vob"}
 )
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff"])
 

@@ -30,6 +30,9 @@ from pipelines.cli.options import (
 from pipelines.config import ConfigError, hide
 from pipelines.dag.state import EXIT_FAILED, EXIT_USAGE, EXIT_WAITING
 
+# The parent of every usage error, which typer does not export by itself.
+USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
 app = typer.Typer(
     name="fulcrum",
     help="From raw footage to a balanced subject-to-video adapter: curation, review, training and evaluation as one resumable pipeline.",
@@ -185,20 +188,18 @@ def graph(
 
 def run_app() -> int:
     """Run the command line; every error that a user can cause ends in one message and the right exit code."""
-    import click
-
     from pipelines.dag.graph import WiringError
     from stages.contract import StageError
 
     try:
         result: Any = app(standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return int(error.exit_code)
-    except click.exceptions.Abort:
+    except typer.Abort:
         return _stopped()
-    except click.ClickException as error:
-        error.show()
+    except USAGE_ERROR as error:
+        error.show()  # type: ignore[attr-defined]
         return EXIT_USAGE
     except (ConfigError, WiringError) as error:
         print(f"fulcrum: {hide(str(error))}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,20 @@ class InlineEngine:
         return
 
 
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Ray's C++ core announces its own log level on standard error; what goes wrong comes as an exception."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 @dataclass
 class RayEngine:
     """A Ray Data actor pool that fits what the cluster has, so that it cannot wait for itself."""
@@ -70,7 +85,8 @@ class RayEngine:
         if self.address:
             ray.init(address=self.address, **{k: v for k, v in settings.items() if k != "include_dashboard"})
         else:
-            ray.init(num_cpus=self.num_cpus, **settings)
+            with _silent_stderr():
+                ray.init(num_cpus=self.num_cpus, **settings)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False

@@ -54,18 +54,19 @@ class Node:
 def node(
     name: str,
     stage: Stage,
+    wired: Mapping[str, str] | None = None,
     *,
     params: Mapping[str, object] | None = None,
     follow: Mapping[str, str] | None = None,
     names: Mapping[str, str] | None = None,
     **inputs: str,
 ) -> Node:
-    """A node: ``node("select", select, clips="clips.clips", params={...})``."""
-    wired = {}
-    for key, value in inputs.items():
+    """A node: ``node("select", select, clips="clips.clips", params={...})``; ``wired`` holds inputs that several share."""
+    sources = {}
+    for key, value in {**(wired or {}), **inputs}.items():
         source, _, output = value.partition(".")
-        wired[key] = Output(source, output or key)
-    return Node(name, stage, wired, dict(params or {}), dict(follow or {}), dict(names or {}))
+        sources[key] = Output(source, output or key)
+    return Node(name, stage, sources, dict(params or {}), dict(follow or {}), dict(names or {}))
 
 
 @dataclass(frozen=True)

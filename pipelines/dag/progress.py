@@ -26,7 +26,7 @@ class Lines:
 
     def __init__(self, label: str, total: int, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done = self.failed = 0
+        self.done = self.failed = self.told = 0
         self.started = self.said = time.monotonic()
 
     def advance(self, n: int = 1, failed: int = 0) -> None:
@@ -36,7 +36,7 @@ class Lines:
             self._say()
 
     def _say(self) -> None:
-        self.said = time.monotonic()
+        self.said, self.told = time.monotonic(), self.done
         rate = self.done / max(self.said - self.started, 1e-9)
         left = (self.total - self.done) / rate if rate else 0.0
         failed = f", {self.failed} failed" if self.failed else ""
@@ -50,7 +50,7 @@ class Lines:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if time.monotonic() - self.started >= EVERY_S:
+        if self.told != self.done and time.monotonic() - self.started >= EVERY_S:
             self._say()
 
 

@@ -66,7 +66,7 @@ def write_outputs(
 def _write_videos(ctx: Context, db: object) -> pa.Table:
     columns = [f.name for f in VIDEOS.fields]
     from_source = ", ".join(f"s.{c}" for c in columns[: columns.index("sha256") + 1])
-    videos = db.execute(  # type: ignore[attr-defined]
+    videos = db.sql(  # type: ignore[attr-defined]
         f"""
         select {from_source}, f.duration_s, f.fps, f.width, f.height, f.codec, f.rotation, f.frames,
                case when f.record_key is not null then 'ok' else 'failed' end as status,
@@ -93,7 +93,7 @@ def _write_shots(ctx: Context, db: object, scorers: Mapping[str, type[Scorer]]) 
         f"and {_quoted('score_' + n)}.shot = h.shot"
         for n in scorers
     )
-    rows = db.execute(  # type: ignore[attr-defined]
+    rows = db.sql(  # type: ignore[attr-defined]
         f"""
         select s.video_id, s.uri as video_uri, h.start_s, h.end_s, h.start_frame, h.end_frame, h.boundary_in, h.boundary_out,
                h.end_s - h.start_s as duration_s, f.width, f.height, coalesce(f.fps, 0.0) as fps,
@@ -132,7 +132,7 @@ def _write_keyframes(ctx: Context, group: Group, clips: pa.Table, keys: pa.Array
 
 def _write_ledger(ctx: Context, db: object, groups: Mapping[str, Group], scorers: Mapping[str, type[Scorer]]) -> None:
     stage = ctx.name.replace("'", "''")
-    rows = db.execute(  # type: ignore[attr-defined]
+    rows = db.sql(  # type: ignore[attr-defined]
         f"""
         select v.video_id as record_id, v.video_id, '{stage}' as stage,
                case when v.status = 'ok' then 'accepted' else 'failed' end as status, null::varchar as reason,
@@ -144,7 +144,7 @@ def _write_ledger(ctx: Context, db: object, groups: Mapping[str, Group], scorers
     for name in scorers:
         db.register("failed_score", _failures(ctx, groups[failed_group(scorer_group(name))]))  # type: ignore[attr-defined]
         scorer = f"{stage}: {name}".replace("'", "''")
-        rows = db.execute(  # type: ignore[attr-defined]
+        rows = db.sql(  # type: ignore[attr-defined]
             f"""
             select v.video_id as record_id, v.video_id, '{scorer}' as stage, 'failed' as status, null::varchar as reason,
                    x.error_type, x.error_message, x.attempt::int as attempts, null::double as seconds

@@ -43,7 +43,9 @@ class ReportParams(Params):
     thumbnails: int = Field(6, ge=0, le=24, description="clips shown either side of each threshold")
     pairs_shown: int = Field(12, ge=0, le=200)
     prompts_shown: int = Field(6, ge=0, le=100)
-    curves: tuple[str, ...] = Field(("loss", "accuracy", "margin"), description="what is drawn of the training logs")
+    curves: tuple[str, ...] = Field(
+        ("loss", "accuracy", "margin", "winner_drift"), description="what is drawn of the training logs"
+    )
     balance_motion: tuple[str, ...] = Field(
         ("dynamic_degree_dis", "clip_t", "aesthetic", "sharpness_crete"), description="the lever's left side"
     )

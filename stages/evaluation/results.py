@@ -22,6 +22,7 @@ SYSTEMS = {
     "real_fake": "+ Real-Fake DPO",
     "final": "final",
 }
+DPO = frozenset({"consis", "real_fake"})
 MEANINGLESS = "means nothing"  # what evaluate notes beside numbers of random encoders
 
 
@@ -209,15 +210,18 @@ def curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def training(ctx: Context, inputs: Sequence[str], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """For each of the wanted keys one chart with a curve per adapter that logged it."""
-    logged = {name: curves(ctx.path(name)) for name in inputs if ctx.has(name)}
+    """For each of the wanted keys a chart of the SFT adapters' curves and one of the DPO adapters', whose scales differ."""
+    logged = {name.removeprefix("adapter_"): curves(ctx.path(name)) for name in inputs if ctx.has(name)}
     result = []
     for key in keys:
-        series = {name.removeprefix("adapter_"): found[key] for name, found in logged.items() if key in found}
-        if series:
-            named = {title_of("in" if n == "in_pair" else n): c for n, c in series.items()}
-            result.append({"key": key, "chart": charts.lines(named), "names": list(named)})
-    return result
+        for family, is_dpo in (("SFT", False), ("DPO", True)):
+            series = {
+                title_of(name): found[key] for name, found in logged.items() if key in found and (name in DPO) == is_dpo
+            }
+            if series:
+                chart = charts.lines(series)
+                result.append({"key": f"{words(key)}, {family}", "chart": chart, "names": list(series)})
+    return sorted(result, key=lambda r: not str(r["key"]).endswith("SFT"))
 
 
 def blocks(value: Any, name: str = "", depth: int = 0) -> list[dict[str, Any]]:

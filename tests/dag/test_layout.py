@@ -25,7 +25,7 @@ def call(command: list[str], cwd: Path, **env: str) -> subprocess.CompletedProce
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def hostile(tmp_path: Path) -> Path:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "__init__.py").write_text("raise RuntimeError('hostile models')\n")
