@@ -47,5 +47,5 @@ def pair_magnitudes(video_FHWC: U8, fps: float) -> np.ndarray:
             continue
         magnitude = np.linalg.norm(flow(before, after), axis=-1).ravel()
         top = max(1, int(0.05 * magnitude.size))
-        values.append(float(np.partition(magnitude, -top)[-top:].mean()) / shorter)
+        values.append(float(np.sort(np.partition(magnitude, -top)[-top:]).mean()) / shorter)
     return np.asarray(values, np.float64)

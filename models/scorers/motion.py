@@ -68,7 +68,8 @@ class Motion:
         unit = 1.0 / (float(np.hypot(width, height)) * gap_s)
         speed = cv2.magnitude(flow[..., 0], flow[..., 1]).ravel()
         top = len(speed) // 10
-        fastest = float(np.partition(speed, len(speed) - top)[-top:].mean())
+        # Sorted, because partition leaves an order that varies from run to run, and a float sum follows its order.
+        fastest = float(np.sort(np.partition(speed, len(speed) - top)[-top:]).mean(dtype=np.float64))
         vectors = flow[_GRID // 2 :: _GRID, _GRID // 2 :: _GRID].reshape(-1, 2).astype(np.float64)
         field = self._camera(vectors, before.shape)
         camera = float(np.linalg.norm(field, axis=1).mean())

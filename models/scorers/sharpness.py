@@ -45,7 +45,9 @@ def sharpness(gray: np.ndarray) -> float | None:
     """Sharpness of one uint8 HW picture in 0..1; None when it is too small or too flat to have an edge."""
     if min(gray.shape) < _TAPS:
         return None
-    picture = gray.astype(np.uint16) * 128  # room for the fractions of a mean in whole numbers, which OpenCV is fastest with
+    picture = (
+        gray.astype(np.uint16) * 128
+    )  # room for the fractions of a mean in whole numbers, which OpenCV is fastest with
     kept = []
     for axis, kernel in ((0, (1, _TAPS)), (1, (_TAPS, 1))):
         sharp = _neighbour_difference(picture, axis)

@@ -25,7 +25,11 @@ _CLOCK = Fraction(
 
 # Quality near the source's own: an export is encoded once and trained on, so bytes are cheap and loss is not.
 _CODECS: dict[str, tuple[str, dict[str, str]]] = {
-    "libx264": ("mp4", {"crf": "17", "preset": "veryfast", "bf": "0", "threads": "1"}),
+    # Without mbtree=0 x264 gives other bytes from run to run at most widths, even with one thread; digests need the same.
+    "libx264": (
+        "mp4",
+        {"crf": "17", "preset": "veryfast", "bf": "0", "threads": "1", "x264-params": "mbtree=0:cpu-independent=1"},
+    ),
     "libvpx-vp9": ("webm", {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "0", "threads": "1"}),
 }
 

@@ -115,6 +115,7 @@ def _walk(path: str | Path, times_s: Sequence[float], jump: bool) -> list[np.nda
     with VideoReader(path) as reader:
         frames = iter(reader)
         previous: Frame | None = None
+        jumped_to = -1.0
         while waiting:
             frame = next(frames, None)
             if frame is None:
@@ -123,8 +124,10 @@ def _walk(path: str | Path, times_s: Sequence[float], jump: bool) -> list[np.nda
                 while waiting and times_s[waiting[-1]] + _EARLY_S < frame.time_s:
                     found[waiting.pop()] = previous.picture(order="rgb24")
             previous = frame
-            if jump and waiting and times_s[waiting[-1]] - frame.time_s > _JUMP_S:
-                frames, previous = reader.jump(times_s[waiting[-1]]), None
+            # once for each instant: the last key frame may itself lie far before it
+            if jump and waiting and times_s[waiting[-1]] - frame.time_s > _JUMP_S and times_s[waiting[-1]] != jumped_to:
+                jumped_to = times_s[waiting[-1]]
+                frames, previous = reader.jump(jumped_to), None
         for number in waiting:
             if previous is None:  # the jump was past the last frame
                 raise SeekError

@@ -86,4 +86,3 @@ def test_a_late_start_does_not_shift_the_instants(tmp_path: Path) -> None:
     levels = [np.full((64, 96, 3), n, np.uint8) for n in (20, 60, 100, 140)]
     path = write_timed(tmp_path / "late.mp4", levels, [7.0, 7.5, 8.0, 8.5])
     assert [level(p) for p in frames_at(path, [0.0, 0.6, 1.4])] == [0, 5, 10]
-

@@ -61,7 +61,17 @@ def test_a_committed_table_that_lost_a_column_is_refused_by_name(tmp_path: Path)
     source = tmp_path / "videos"
     source.mkdir()
     (source / "a.mp4").write_bytes(b"not a video at all, but long enough to be looked at")
-    common = ("run", "curate", "--source", source, "--store", tmp_path / "s", *INLINE, "--set", "review_clips.reviewer=script:rules")
+    common = (
+        "run",
+        "curate",
+        "--source",
+        source,
+        "--store",
+        tmp_path / "s",
+        *INLINE,
+        "--set",
+        "review_clips.reviewer=script:rules",
+    )
     fulcrum(*common)
     part = next((tmp_path / "s" / "data" / "ingest").rglob("sources/*.parquet"))
     table = pq.read_table(part)
@@ -84,14 +94,26 @@ def test_a_source_list_with_a_missing_column_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_stops_the_run_and_nothing_is_lost(tmp_path: Path, footage: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here")
     source = tmp_path / "videos"
     source.mkdir()
     for name in ("mdn-learning-area/frog.mp4", "sam2/01_dog.mp4", "sam2/04_coffee.mp4", "cogvideo/1.mp4"):
         (source / name.replace("/", "_")).symlink_to(footage / name)
-    common = ("run", "curate", "--source", source, "--store", disk / "s", *INLINE, "--set", "review_clips.reviewer=script:rules")
+    common = (
+        "run",
+        "curate",
+        "--source",
+        source,
+        "--store",
+        disk / "s",
+        *INLINE,
+        "--set",
+        "review_clips.reviewer=script:rules",
+    )
     try:
         done = fulcrum(*common)
         assert done.code == 1
@@ -111,11 +133,17 @@ def test_a_planted_secret_is_nowhere(tmp_path: Path) -> None:
     secret = "s3cr3t-hunter2"
     database = f"sqlite:///{tmp_path / 'mlflow.db'}"
     config = tmp_path / "c.yaml"
-    config.write_text("review:\n  database: 'sqlite:///${PLACE}/review.db?key=${PLANTED}'\ntracking:\n  uri: ${TRACKING}\n")
+    config.write_text(
+        "review:\n  database: 'sqlite:///${PLACE}/review.db?key=${PLANTED}'\ntracking:\n  uri: ${TRACKING}\n"
+    )
     env = {"PLANTED": secret, "PLACE": str(tmp_path), "TRACKING": database, "AWS_SECRET_ACCESS_KEY": secret}
     common = ("--config", config, "--source", source, "--store", tmp_path / "s")
     said = ""
-    for command in (("config", "show", "curate"), ("run", "curate", "--set", "engine.kind=inline"), ("plan", "curate", "--why")):
+    for command in (
+        ("config", "show", "curate"),
+        ("run", "curate", "--set", "engine.kind=inline"),
+        ("plan", "curate", "--why"),
+    ):
         done = fulcrum(*command, *common, **env)
         said += done.out + done.err
     assert secret not in said

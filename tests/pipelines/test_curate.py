@@ -38,7 +38,9 @@ def place(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(place: Path, *more: str) -> Done:
-    return fulcrum("run", "curate", "--source", place / "videos", "--store", place / "store", "--json", *INLINE, *SCRIPTED, *more)
+    return fulcrum(
+        "run", "curate", "--source", place / "videos", "--store", place / "store", "--json", *INLINE, *SCRIPTED, *more
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def decoded(place: Path) -> int:
     """How many files' contents have been decoded on this store, ever."""
     records = RecordStore(Store(str(place / "store"), create=False), "analyze")
     records._refresh()
-    groups = records._index.get("content", {})
+    groups = records._index.get("facts", {})
     return sum(len(records._keys[shard]) for entries in groups.values() for shard, _ in entries)
 
 
@@ -81,7 +83,11 @@ def test_known_cuts_known_copies_and_captions(place: Path, first: Done) -> None:
     frog = [c["clip_id"] for c in clips if c["video_id"] == videos["mdn-learning-area_frog.mp4"]]
     assert {captions[c] for c in frog} == {"a frog sits on a leaf"}
     kept = {r["clip_id"]: r["kept_id"] for r in pads.dataset(found["dedupe"]).to_table().to_pylist()}
-    rabbits = [c["clip_id"] for c in clips if c["video_id"] in (videos["mdn-learning-area_rabbit320.mp4"], videos["mdn-learning-area_rabbit320.webm"])]
+    rabbits = [
+        c["clip_id"]
+        for c in clips
+        if c["video_id"] in (videos["mdn-learning-area_rabbit320.mp4"], videos["mdn-learning-area_rabbit320.webm"])
+    ]
     assert len({kept[c] for c in rabbits if c in kept}) == 1
     subset = pads.dataset(found["subset"]).to_table().to_pylist()
     assert subset
@@ -96,7 +102,9 @@ def test_changing_a_threshold_reruns_selection_and_what_hangs_on_it(place: Path,
     before = decoded(place)
     states = run(place, "--set", "select.rules.motionless.min=0.5").states
     assert {n for n, s in states.items() if s == "CACHED"} >= {"ingest", "analyze", "caption"}
-    assert {"preselect", "select", "dedupe", "review_clips", "export"} <= {n for n, s in states.items() if s == "SUCCEEDED"}
+    assert {"preselect", "select", "dedupe", "review_clips", "export"} <= {
+        n for n, s in states.items() if s == "SUCCEEDED"
+    }
     assert decoded(place) == before
 
 
