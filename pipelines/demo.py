@@ -91,9 +91,6 @@ PIPELINE = Pipeline(
             "report",
             report,
             REPORT_INPUTS,
-            params={
-                "notice": "The video model's weights are random: this page shows that the road holds, not what a trained model can do."
-            },
             follow={"rules": "select"},
             judgement="judge.judgement",
         ),

@@ -150,6 +150,7 @@ REPORT_INPUTS = {
     "keyframes": "analyze.keyframes",
     "dedupe": "dedupe.dedupe",
     "verdicts": "review_clips.verdicts",
+    "decisions": "review_clips.decisions",
     "subset": "export.subset",
     "media": "export.media",
     "subjects": "subjects.subjects",

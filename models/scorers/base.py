@@ -82,20 +82,33 @@ class Scorer(Protocol):
     def clip(self, start_frame: int, end_frame: int) -> dict[str, float | None]: ...
 
 
+_GOLDEN = 0.6180339887498949  # multiples of the golden ratio, modulo 1, fill an interval most evenly
 MAX_LATENESS = 512  # frames by which a clip's end may lie behind the newest frame when it is announced
 
 
 class Every:
-    """Says yes about ``rate`` times a second, at instants that do not depend on the frame rate's phase."""
+    """Says yes about ``rate`` times a second, beginning with the first frame.
 
-    def __init__(self, rate: float) -> None:
+    ``jitter`` delays each instant by up to this share of the step, in a fixed sequence that never repeats: where frames are
+    held (animation on twos, 8 frames a second stored as 24) evenly spaced instants can fall into step with the holds.
+    """
+
+    def __init__(self, rate: float, jitter: float = 0.0) -> None:
         self._step = 1.0 / rate
+        self._jitter = jitter
+        self._count = 0
+        self._origin = 0.0
         self._next = -math.inf
 
     def __call__(self, time_s: float) -> bool:
         if time_s + 1e-6 < self._next:
             return False
-        self._next = time_s + self._step if self._next == -math.inf else max(self._next + self._step, time_s + 1e-6)
+        if self._next == -math.inf:
+            self._origin = time_s
+        # after a hole in time, go on from the newest frame and do not catch up
+        self._count = max(self._count + 1, math.floor((time_s - self._origin) / self._step) + 1)
+        delay = self._jitter * (self._count * _GOLDEN % 1.0)
+        self._next = self._origin + (self._count + delay) * self._step
         return True
 
 

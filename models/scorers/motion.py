@@ -42,7 +42,7 @@ class Motion:
 
     def start(self, info: VideoInfo) -> None:
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        self._due = Every(_RATE)
+        self._due = Every(_RATE, jitter=0.6)
         self._before: tuple[np.ndarray, int, float] | None = None
         self._series = Series(4)
         self._design: np.ndarray | None = None
@@ -66,7 +66,8 @@ class Motion:
             return None, None, None, None
         flow = self._flow.calc(before, after, None)
         unit = 1.0 / (float(np.hypot(width, height)) * gap_s)
-        speed = cv2.magnitude(flow[..., 0], flow[..., 1]).ravel()
+        # Not cv2.magnitude: its last bit depends on where the arrays lie in memory, and equal work must give equal scores.
+        speed = np.sqrt(flow[..., 0] ** 2 + flow[..., 1] ** 2).ravel()
         top = len(speed) // 10
         # Sorted, because partition leaves an order that varies from run to run, and a float sum follows its order.
         fastest = float(np.sort(np.partition(speed, len(speed) - top)[-top:]).mean(dtype=np.float64))
@@ -74,7 +75,7 @@ class Motion:
         field = self._camera(vectors, before.shape)
         camera = float(np.linalg.norm(field, axis=1).mean())
         residual = float(np.linalg.norm(vectors - field, axis=1).mean())
-        return float(speed.mean()) * unit, fastest * unit, camera * unit, residual * unit
+        return float(speed.mean(dtype=np.float64)) * unit, fastest * unit, camera * unit, residual * unit
 
     def _camera(self, vectors: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The affine field (N, 2) that fits most of the vectors: least squares, reweighted by Cauchy's weights."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 from data_schemas.schema import Field
 from models.scorers.base import Every, Picture, Series, VideoInfo
 
-_RATE = 1.0  # frames a second
+_RATE = 2.0  # frames a second
 _TAPS = 9  # length of the blur, as in the paper
 _FLAT = 0.05  # mean neighbour difference in grey levels under which there is no edge to judge
 

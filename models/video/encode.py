@@ -146,7 +146,8 @@ def _write(
         raise EncodeError(f"codec {codec} is not offered; choose one of {', '.join(_CODECS)}")
     container_format, options = _CODECS[codec]
     options = {**options, **({} if crf is None else {"crf": str(crf)})}
-    flags = {"movflags": "+faststart"} if container_format == "mp4" else {}
+    # bitexact: a WebM would otherwise carry random ids, and equal videos would have different digests.
+    flags = {"fflags": "+bitexact", **({"movflags": "+faststart"} if container_format == "mp4" else {})}
     partial = f"{os.fspath(out)}.partial"
     scaler = VideoReformatter()
     count, last, step = 0, 0.0, 1.0 / rate

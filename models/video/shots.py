@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,17 +10,18 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from scenedetect.common import FrameTimecode, Timecode
+from scenedetect.common import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
+
+from models.video.reader import fitted
 
 Kind = Literal["cut", "dissolve", "fade"]
 
 SHOTS_VERSION = "1"
 
-_CLOCK = Fraction(
-    1, 1_000_000
-)  # instants go to the detectors as microseconds, so variable frame rates keep their seconds
-_PLANE = 160  # px, long side of what hard cuts are looked for on
+_ANY_RATE = Fraction(25)  # a timecode wants one; nothing depends on it
+_FEWEST = 8  # frames remembered however far apart they are: a cut is announced two frames late
+_PLANE = 160  # px, long side of what hard cuts are looked for on: half of the shared plane, which OpenCV halves fastest
 _THUMB = (32, 18)  # px, what gradual changes are looked for on: a mix of two pictures is a mix at any size
 
 
@@ -83,7 +85,9 @@ class ShotDetector:
             min_content_val=self.params.min_change,
             min_scene_len=0.0,
         )
-        self._index: deque[tuple[int, int]] = deque(maxlen=64)  # (microseconds, frame): the detector answers in time
+        self._size: tuple[int, int] | None = (
+            None  # of the small picture; the first frame's, since a stream may change its own
+        )
         self._recent: deque[_Thumb] = deque()
         self._waiting: list[Boundary] = []
         self._last: Boundary | None = None
@@ -94,20 +98,19 @@ class ShotDetector:
 
     def frame(self, bgr: np.ndarray, index: int, time_s: float) -> list[Boundary]:
         """One frame, uint8 BGR HWC of any size."""
-        long = max(bgr.shape[:2])
+        if self._size is None:
+            self._size = fitted((bgr.shape[1], bgr.shape[0]), _PLANE)
         small = bgr
-        if long > _PLANE:
-            size = (max(1, round(bgr.shape[1] * _PLANE / long)), max(1, round(bgr.shape[0] * _PLANE / long)))
-            small = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
+        if (bgr.shape[1], bgr.shape[0]) != self._size:
+            small = cv2.resize(bgr, self._size, interpolation=cv2.INTER_AREA)
         thumb = cv2.resize(small, _THUMB, interpolation=cv2.INTER_AREA).astype(np.float32)
         self._newest_s = time_s
         self._recent.append(_Thumb(index, time_s, thumb))
-        while self._recent[0].time_s < time_s - 2.5 * self._reach_s:
+        while len(self._recent) > _FEWEST and self._recent[0].time_s < time_s - 2.5 * self._reach_s:
             self._recent.popleft()
-        stamp = round(time_s / _CLOCK)
-        self._index.append((stamp, index))
-        for found in self._cuts.process_frame(FrameTimecode(Timecode(stamp, _CLOCK), fps=Fraction(25)), small):
-            self._found_cut(found)
+        # the detector is asked for frames and not for time: lengths in seconds are kept here, where frames have instants
+        for found in self._cuts.process_frame(FrameTimecode(index, fps=_ANY_RATE), small):
+            self._found_cut(found.frame_num)
         self._look_for_gradual()
         return self._certain(time_s)
 
@@ -117,9 +120,7 @@ class ShotDetector:
 
     # -- hard cuts -----------------------------------------------------------------------------------------------------
 
-    def _found_cut(self, at: FrameTimecode) -> None:
-        stamp = round(at.seconds / _CLOCK)
-        index = min(self._index, key=lambda pair: abs(pair[0] - stamp))[1]
+    def _found_cut(self, index: int) -> None:
         thumbs = {thumb.index: thumb for thumb in self._recent}
         if index not in thumbs or index == 0:
             return
@@ -161,13 +162,17 @@ class ShotDetector:
         Motion also changes a picture little by little, but the middle of a movement is not the mean of its ends, while the
         middle of a dissolve is.
         """
-        thumbs = list(self._recent)
-        newest = thumbs[-1]
+        newest = self._recent[-1]
+        thumbs: list[_Thumb] = []
         for length in self.params.gradual_s:
-            start = next((n for n, t in enumerate(thumbs) if t.time_s >= newest.time_s - length - 1e-6), 0)
-            window = thumbs[start:]
-            if len(window) < 5 or newest.time_s - window[0].time_s < 0.8 * length:
+            start = bisect_left(self._recent, newest.time_s - length - 1e-6, key=lambda t: t.time_s)
+            first = self._recent[start]
+            if len(self._recent) - start < 5 or newest.time_s - first.time_s < 0.8 * length:
                 continue
+            if cv2.norm(first.picture, newest.picture, cv2.NORM_L1) < self.params.gradual_change * newest.picture.size:
+                continue
+            thumbs = thumbs or list(self._recent)
+            window = thumbs[start:]
             found = self._mixture(window)
             if found is not None:
                 self._note_gradual(found)
@@ -176,8 +181,6 @@ class ShotDetector:
         first, last = window[0].picture, window[-1].picture
         change = last - first
         size = float(np.abs(change).mean())
-        if size < self.params.gradual_change:
-            return None
         energy = float((change * change).sum())
         quarter, middle, three = (window[round(q * (len(window) - 1))].picture - first for q in (0.25, 0.5, 0.75))
         shares = [float((f * change).sum()) / energy for f in (quarter, middle, three)]

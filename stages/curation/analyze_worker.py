@@ -140,7 +140,7 @@ class AnalyzeActor:
         from models.video.guard import Guard, Limits
 
         self.work, self.shards, self.known = work, shards, known
-        self.fresh: set[str] = set()
+        self.fresh: dict[str, dict[str, str]] = {}  # content this actor has worked on, with its failure if any
         self.guard = Guard(Limits(work.limit_s, work.stall_s, work.memory_bytes))
 
     def close(self) -> None:
@@ -179,9 +179,9 @@ class AnalyzeActor:
                     sha = file_sha256(path)
                     _add(found, (IDENTITY,), item.identity, {IDENTITY: [{"sha256": sha}]})
                     if sha in self.known or sha in self.fresh:
-                        return Outcome(item.video_id, sha, time.monotonic() - started)
+                        return Outcome(item.video_id, sha, time.monotonic() - started, **self.fresh.get(sha, {}))
                 self._decode(item, sha, path, groups, found)
-                self.fresh.add(sha)
+                self.fresh[sha] = {}
         except (StageError, MemoryError):
             raise
         except OSError as error:
@@ -193,7 +193,7 @@ class AnalyzeActor:
                 raise
             failure = {"sha256": sha, "attempt": item.attempt, **_error(error)}
             _add(found, (failed_group(FACTS),), f"{sha}#{item.attempt}", {failed_group(FACTS): [failure]})
-            self.fresh.add(str(sha))
+            self.fresh[str(sha)] = _error(error)
             return Outcome(item.video_id, sha, time.monotonic() - started, **_error(error))
         return Outcome(item.video_id, sha, time.monotonic() - started)
 
@@ -202,6 +202,9 @@ class AnalyzeActor:
     ) -> None:
         from models.video.analyze import ShotsChangedError
 
+        if item.media_type == "image" and not set(groups) & set(CONTENT):
+            _add(found, groups, sha, {})  # a photograph has no shots, so every scorer is done with it
+            return
         try:
             analysis = self._analyze(item, path, groups, item.shots)
         except ShotsChangedError:

@@ -39,7 +39,7 @@ class Level:
     share: float = 0.0
 
 
-def funnel(ctx: Context) -> list[Level]:
+def funnel(ctx: Context, reviewers: Sequence[str] = ()) -> list[Level]:
     """Levels from source files to training samples, as far as the inputs reach; hours are of footage."""
     levels: list[Level] = []
     if ctx.has("videos"):
@@ -62,7 +62,9 @@ def funnel(ctx: Context) -> list[Level]:
     if ctx.has("verdicts"):
         rows = ctx.dataset("verdicts").to_table(columns=["external_id", "verdict", "reasons"]).to_pylist()
         gone = [(r["external_id"], _verdict(r)) for r in rows if r["verdict"] != "accept"]
-        levels.append(_level("accepted by people", hours, alive, gone))
+        scripted = bool(reviewers) and all(name.startswith("script:") for name in reviewers)
+        who = f"the scripted reviewer ({', '.join(reviewers)})" if scripted else "people"
+        levels.append(_level(f"accepted by {who}", hours, alive, gone))
     if ctx.has("subset"):
         kept = set(ctx.dataset("subset").to_table(columns=["clip_id"]).column("clip_id").to_pylist())
         levels.append(_level("exported", hours, alive, [(c, "not exported") for c in alive - kept]))

@@ -22,6 +22,7 @@ OPTIONAL: dict[str, Artifact] = {
     "keyframes": Table(tables.KEYFRAMES),
     "dedupe": Table(tables.DEDUPE),
     "verdicts": Table(tables.VERDICTS),
+    "decisions": Table(tables.DECISIONS),
     "subset": Table(tables.SUBSET),
     "media": Files("media"),
     "subjects": Table(tables.SUBJECTS),
@@ -71,7 +72,7 @@ def sections(ctx: Context, params: ReportParams) -> dict[str, Any]:
     from stages.evaluation import curated, results
 
     page: dict[str, Any] = {"title": params.title, "title_of": results.title_of}
-    page["levels"] = curated.funnel(ctx)
+    page["levels"] = curated.funnel(ctx, reviewers(ctx))
     page["thresholds"], page["undrawn"] = curated.thresholds(ctx, params.rules, params.thumbnails)
     if ctx.has("pairs"):
         counted = ctx.dataset("pairs").to_table(columns=["kind", "split"]).to_pylist()
@@ -136,9 +137,22 @@ def provenance(ctx: Context) -> list[tuple[str, str]]:
     return facts
 
 
+def reviewers(ctx: Context) -> list[str]:
+    """Who judged the clips, by name."""
+    if not ctx.has("decisions"):
+        return []
+    return sorted(set(ctx.dataset("decisions").to_table(columns=["reviewer"]).column("reviewer").to_pylist()))
+
+
 def notices(ctx: Context, params: ReportParams, metrics: list[dict[str, Any]]) -> list[str]:
     """What must be read before any number: random models, scripted reviewers."""
     found = [params.notice] if params.notice else []
+    scripted = [name for name in reviewers(ctx) if name.startswith("script:")]
+    if scripted:
+        found.append(
+            f"The gates were answered by a scripted reviewer ({', '.join(scripted)}), not by people: its verdicts stand "
+            "in for theirs."
+        )
     for name in ADAPTERS:
         card = ctx.path(name) / "adapter.json" if ctx.has(name) else None
         if card is not None and card.exists() and "random weights" in card.read_text():

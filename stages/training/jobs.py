@@ -249,3 +249,12 @@ def publish(ctx: Context, home: Path, note: Mapping[str, Any]) -> dict[str, floa
         for key, value in metrics.items():
             ctx.metric(key, value, step)
     return events[max(events)] if events else {}
+
+
+def write_log(home: Path, note: Mapping[str, Any], target: Path) -> None:
+    """The committed steps as JSON lines beside the adapter, without what depends on the machine's speed."""
+    lines = []
+    for step, metrics in read_events(home, note["step"]).items():
+        kept = {key: value for key, value in metrics.items() if not key.endswith("_seconds")}
+        lines.append(json.dumps({"step": step, **kept}, sort_keys=True))
+    target.write_text("".join(f"{line}\n" for line in lines))

@@ -14,7 +14,7 @@ from data_schemas.tables import CACHE, PREFERENCES, VERDICTS
 from stages.contract import Context, Files, NotEnoughRows, StageError, Table, stage
 from stages.training.adapters import adapter_digest, read_adapter, write_adapter
 from stages.training.generate import check_cache, entries_of
-from stages.training.jobs import Job, launch, make_sampler, publish
+from stages.training.jobs import Job, launch, make_sampler, publish, write_log
 from stages.training.params import BackboneParams, EngineParams, LoraParams, TimestepParams, backbone_models
 
 if TYPE_CHECKING:
@@ -265,5 +265,6 @@ def _train(ctx: Context, params: TrainParams, job: Job, facts: Mapping[str, Any]
         "seed": ctx.seed,
     }
     write_adapter(load_adapter(home / "adapter"), ctx.folder("adapter"), metadata)
+    write_log(home, note, ctx.folder("adapter") / "log.jsonl")
     # Checkpoints have done their work once the adapter is in the output; the note and events stay for a rerun.
     shutil.rmtree(home / "checkpoints", ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_frame_counts_and_sizes_of_the_real_footage_are_those_of_the_manifest(fo
         good = (
             len(times) == facts.frames == entry["frames"]
             and times[0] == 0.0
-            and all(a < b for a, b in zip(times, times[1:], strict=False))
+            and all(a < b for a, b in itertools.pairwise(times))
             and size == tuple(sorted(map(int, entry["res"].split("x"))))
         )
         seen += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import av
@@ -68,6 +69,15 @@ def test_motion_is_the_same_at_another_size_and_rate() -> None:
     assert large == pytest.approx(2 * small, rel=0.15)
 
 
+@pytest.mark.parametrize("hold", [2, 3, 4])
+def test_motion_is_the_same_where_every_frame_is_held(hold: int) -> None:
+    # the same pan at 24 frames a second and drawn at 24 / hold: each picture stays while the camera would have moved on
+    moving = pan(2, 0, 144)
+    held = moving[np.arange(144) // hold * hold]
+    true = 2 * 24 / np.hypot(320, 180)
+    assert score("motion", held, 24)["motion"] == pytest.approx(true, rel=0.25)
+
+
 def test_a_zoom_is_the_cameras_motion() -> None:
     ground = texture(360, 640, 3)
     frames = []
@@ -103,7 +113,7 @@ def test_sharpness_falls_with_blur_and_is_null_without_an_edge() -> None:
     rng = np.random.default_rng(0)
     sharp = cv2.resize(rng.integers(0, 255, (22, 40), dtype=np.uint8), (480, 270), interpolation=cv2.INTER_NEAREST)
     values = [sharpness(cv2.GaussianBlur(sharp, (0, 0), s) if s else sharp) for s in (0, 1, 2, 4, 8)]
-    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(values))
     assert values[0] > 0.7 > 0.2 > values[-1]
     assert sharpness(np.full((270, 480), 90, np.uint8)) is None
 
@@ -114,9 +124,8 @@ def test_sharpness_is_the_published_blur_effect() -> None:
     blurs = []
     for axis in (0, 1):
         # the paper's steps in plain numpy: 9-tap mean, neighbour differences, what the mean takes away of them
-        taps = np.ones(9) / 9
         padded = np.pad(g, [(4, 4) if a == axis else (0, 0) for a in (0, 1)], mode="reflect")
-        blurred = np.apply_along_axis(lambda line: np.convolve(line, taps, mode="valid"), axis, padded)
+        blurred = np.apply_along_axis(lambda line: np.convolve(line, np.ones(9) / 9, mode="valid"), axis, padded)
         d_sharp, d_blurred = np.abs(np.diff(g, axis=axis)), np.abs(np.diff(blurred, axis=axis))
         blurs.append((d_sharp.sum() - np.maximum(0, d_sharp - d_blurred).sum()) / d_sharp.sum())
     assert sharpness(gray) == pytest.approx(1 - max(blurs), abs=0.01)

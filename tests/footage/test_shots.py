@@ -124,3 +124,13 @@ def test_the_stages_settings_are_the_detectors() -> None:
     from stages.curation.analyze import ShotSettings
 
     assert ShotParams(**ShotSettings().model_dump()) == ShotParams()
+
+
+def test_a_stream_that_changes_its_size_goes_on() -> None:
+    large = cv2.resize(B, (320, 240))
+    assert [b.frame for b in detect([A] * 20 + [large] * 20)] == [20]
+
+
+def test_frames_far_apart_are_still_cut() -> None:
+    times = [n * 5.0 for n in range(12)]  # one frame in five seconds
+    assert detect([A] * 6 + [B] * 6, times) == [Boundary(6, 30.0, "cut")]
