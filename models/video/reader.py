@@ -136,7 +136,7 @@ def open_container(path: str | Path, formats: str | None = None) -> Any:
         raise UndecodableError("the file is empty (0 bytes); it was never written, or a download failed")
     # "file:" keeps FFmpeg from reading a protocol out of the name; a playlist could still name other files, so none opens
     options = {"protocol_whitelist": "file", "format_whitelist": formats or _FORMATS}
-    if formats == _IMAGE_FORMATS:
+    if formats == IMAGE_FORMATS:
         options["pattern_type"] = "none"  # a "%03d" in a name is part of the name, not a sequence of files
     try:
         return av.open(f"file:{name}", options=options, metadata_errors="replace")
@@ -170,7 +170,7 @@ _FORMATS = ",".join(
     )
 )  # fmt: skip
 
-_IMAGE_FORMATS = "image2,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe"
+IMAGE_FORMATS = "image2,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe"
 
 
 class VideoReader:
@@ -397,27 +397,3 @@ class VideoReader:
 
 def _is_cover(stream: Any) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
-def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A photograph as shown (EXIF orientation applied): uint8 BGR HWC. Raises ``UndecodableError``."""
-    with open_container(path, _IMAGE_FORMATS) as container:
-        streams = [s for s in container.streams if s.type == "video"]
-        if streams and streams[0].codec_context is not None:
-            width, height = streams[0].codec_context.width, streams[0].codec_context.height
-            if width * height > max_pixels:
-                raise PixelLimitError(f"it is {width} x {height} pixels; the limit is {max_pixels:,} pixels")
-    data = np.fromfile(path, np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    if picture is None:
-        raise UndecodableError(f"its {data.size:,} bytes are not a picture that can be decoded, or the file is cut off")
-    return picture
-
-
-def image_codec(path: str | Path) -> str:
-    """The codec of a photograph, e.g. ``mjpeg`` or ``png``."""
-    with open_container(path, _IMAGE_FORMATS) as container:
-        for stream in container.streams:
-            if stream.type == "video" and stream.codec_context is not None:
-                return str(stream.codec_context.codec.canonical_name)
-    return "unknown"

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.video.reader import PixelLimitError, UndecodableError, VideoReader, read_image
+from models.video.image import read_image
+from models.video.reader import PixelLimitError, UndecodableError, VideoReader
 from tests.footage.media import pan, write, write_grey, write_timed
 
 # The eight files of the footage that hold no picture, and what a person must be able to read about each.
