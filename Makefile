@@ -25,8 +25,9 @@ check: .venv/.ready-test
 	$(VENV)/lint-imports --no-logo
 	$(VENV)/mypy
 
+# Three workers for two cores: tests that start Ray mostly wait for it.
 test: check
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest -n 3 --dist loadfile
 
 clean:
 	rm -rf .venv demo demo.local build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

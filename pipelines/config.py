@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
@@ -88,6 +88,8 @@ class Config:
 
     settings: Settings
     params: Mapping[str, Params]
+    follows: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Parameters that a stage takes from another one, by stage."""
 
     @property
     def local_beside_store(self) -> Path:
@@ -125,7 +127,9 @@ class Config:
     def shown(self) -> dict[str, Any]:
         """The resolved configuration for printing: passwords in URLs hidden, ``${NAME}`` left as written."""
         value: dict[str, Any] = self.settings.model_dump(mode="json")
-        value["stages"] = {name: p.model_dump(mode="json") for name, p in self.params.items()}
+        value["stages"] = {
+            n: p.model_dump(mode="json", exclude=set(self.follows.get(n, ()))) for n, p in self.params.items()
+        }
         return hide(value)
 
 
@@ -149,7 +153,7 @@ def load(pipeline: Pipeline, file: Path | None, assignments: Sequence[str], opti
         problems += _path_problems(settings)
     if problems or settings is None:
         raise ConfigError(problems)
-    return Config(settings, params)
+    return Config(settings, params, {n.name: frozenset(n.follow) for n in pipeline.nodes if n.follow})
 
 
 def _read(file: Path | None, problems: list[str]) -> dict[str, Any]:
@@ -249,9 +253,9 @@ def _stage_params(
 def _defaults(model: type[BaseModel]) -> dict[str, Any]:
     """The defaults of fields that have one, as plain values, so that a user may change one rule of a list by name."""
     values: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        if not field.is_required():
-            value = field.get_default(call_default_factory=True)
+    for name, declared in model.model_fields.items():
+        if not declared.is_required():
+            value = declared.get_default(call_default_factory=True)
             values[name] = _plain_default(value)
     return values
 
@@ -288,6 +292,12 @@ def _named(value: Any) -> TypeGuard[list[Mapping[str, Any]]]:
 
 def _merge_named(base: list[Mapping[str, Any]], over: Mapping[str, Any]) -> list[dict[str, Any]]:
     names = [item["name"] for item in base]
+    for name in sorted(set(over) - set(names)):
+        value = over[name]
+        if not isinstance(value, Mapping) or not {"column", "where"} & set(value):
+            raise ConfigError(
+                [f"{name}: there is none of this name{_near(name, names)} A new one needs a column or where."]
+            )
     kept = [merge(item, over.get(item["name"]) or {}) for item in base if over.get(item["name"], {}) is not None]
     return kept + [
         {"name": name, **value} for name, value in over.items() if name not in names and isinstance(value, Mapping)

@@ -182,7 +182,7 @@ class Shards(Protocol):
     """Commits finished records from any process, whole or not at all. Picklable: it travels to workers."""
 
     def commit(self, rows: Mapping[str, pa.Table], keys: Sequence[str]) -> None:
-        """Commit one shard: for each group its rows, and the record keys that are now done in every given group.
+        """Commit one shard: for each group its rows, and the record keys that are now done in exactly the given groups.
 
         A key without rows is done too (a video with no shots, a failed file whose failure is a row of its own group).
         """

@@ -14,7 +14,9 @@ PipelineName = Annotated[str, typer.Argument(help="curate, libragen, demo, or pa
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file", metavar="FILE")]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", help="one value over the file, e.g. --set select.rules.motion.min=0.02", metavar="KEY=VALUE"),
+    typer.Option(
+        "--set", help="one value over the file, e.g. --set select.rules.motionless.min=0.02", metavar="KEY=VALUE"
+    ),
 ]
 StoreUri = Annotated[
     str | None,

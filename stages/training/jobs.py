@@ -7,7 +7,9 @@ between are the same run. Ray brings workers, process groups and replacements fo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from models.training.methods import Dpo, Sft
     from models.training.sampler import Sampler
 
+WATCH_S = 1.0
 RESULT, ERROR, EVENTS, SAMPLER = "result.json", "error.json", "events.jsonl", "sampler.json"
 
 
@@ -132,21 +135,60 @@ def launch(ctx: Context, params: EngineParams, job: Job) -> dict[str, Any]:
         ctx.event("already_trained", step=finished["step"])
         return finished
     (home / ERROR).unlink(missing_ok=True)
-    if params.engine == "inline":
-        if params.num_workers > 1:
-            raise StageError(f"engine inline has one worker, not {params.num_workers}; use engine: ray")
-        try:
-            run_job(job)
-        except ValueError as error:
-            raise StageError(str(error)) from error
-    else:
-        _launch_ray(params, job)
+    if params.engine == "inline" and params.num_workers > 1:
+        raise StageError(f"engine inline has one worker, not {params.num_workers}; use engine: ray")
+    with _watched(ctx, home, job.spec.steps):
+        if params.engine == "ray":
+            _launch_ray(params, job)
+        else:
+            try:
+                run_job(job)
+            except ValueError as error:
+                raise StageError(str(error)) from error
     done = _finished(home, job.spec.steps)
     if done is None:
         raise StageError(
             f"training ended without a result in {home}; run it again, it goes on from its last checkpoint"
         )
     return done
+
+
+@contextmanager
+def _watched(ctx: Context, home: Path, steps: int) -> Iterator[None]:
+    """Show progress in steps while it trains, from the event file that rank 0 appends to.
+
+    Where the workers write to a disk that this machine does not see, there is no bar and nothing else changes.
+    """
+    events = home / EVENTS
+    done = max(read_events(home, steps), default=0)
+    over = threading.Event()
+    with ctx.progress(steps, "steps") as bar:
+        bar.advance(done)
+
+        def watch() -> None:
+            nonlocal done
+            place = events.stat().st_size if events.exists() else 0
+            while not over.wait(WATCH_S):
+                if not events.exists():
+                    continue
+                with events.open("rb") as file:
+                    file.seek(place)
+                    new = file.read()
+                whole = new[: new.rfind(b"\n") + 1]
+                place += len(whole)
+                latest = max((int(json.loads(line)["step"]) for line in whole.splitlines()), default=done)
+                if latest > done:
+                    bar.advance(latest - done)
+                    done = latest
+
+        thread = threading.Thread(target=watch, daemon=True, name="training-progress")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            bar.advance(max(0, max(read_events(home, steps), default=0) - done))
 
 
 def _finished(home: Path, steps: int) -> dict[str, Any] | None:

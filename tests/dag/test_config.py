@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
+from pipelines.catalog import find
 from pipelines.config import ConfigError, hide, load
 from pipelines.dag.graph import Pipeline
 from tests.dag.toy import ToyParams, make_pipeline
@@ -77,3 +79,33 @@ def test_secrets_are_neither_shown_nor_in_the_world_of_a_fingerprint(
     monkeypatch.delenv("DB_PASSWORD")
     with pytest.raises(ConfigError, match="no variable DB_PASSWORD"):
         load(PIPELINE, file, [], {})
+
+
+@pytest.mark.parametrize("name", ["curate", "libragen", "demo"])
+def test_what_is_shown_can_be_saved_and_used(tmp_path: Path, name: str) -> None:
+    pipeline = find(name)
+    shown = load(pipeline, None, ["seed=4"], {}).shown()
+    file = tmp_path / "saved.yaml"
+    file.write_text(yaml.safe_dump(shown))
+    again = load(pipeline, file, [], {})
+    assert again.shown() == shown
+    assert again.params == load(pipeline, None, ["seed=4"], {}).params
+
+
+def test_a_rule_is_changed_removed_and_added_by_name() -> None:
+    pipeline = find("curate")
+    settings = [
+        "select.rules.motionless.min=0.5",
+        "select.rules.too_dark=null",
+        "select.rules.wide={column: width, min: 640}",
+    ]
+    config = load(pipeline, None, settings, {})
+    rules = {r.name: r for r in config.params["select"].rules}  # type: ignore[attr-defined]
+    assert rules["motionless"].min == 0.5
+    assert "too_dark" not in rules
+    assert rules["wide"].min == 640
+    assert config.params["preselect"].rules == config.params["select"].rules  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="did you mean motionless"):
+        load(pipeline, None, ["select.rules.motionles.min=0.5"], {})
+    with pytest.raises(ConfigError, match=r"follows select\.rules"):
+        load(pipeline, None, ["preselect.rules.motionless.min=0.5"], {})

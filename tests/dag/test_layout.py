@@ -9,6 +9,7 @@ import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from data_schemas.tables import TABLES
@@ -80,3 +81,12 @@ def test_a_released_table_version_never_changes(name: str) -> None:
     golden = ROOT / "tests" / "golden" / "schemas" / f"{name}-{schema.version}.json"
     assert golden.exists(), f"write {golden.name} with: python -m tests.golden.write_schemas"
     assert json.loads(golden.read_text(encoding="utf-8")) == schema.describe()
+
+
+@pytest.mark.parametrize(
+    "golden", sorted((ROOT / "tests" / "golden" / "schemas").glob("*.parquet")), ids=lambda p: p.stem
+)
+def test_a_table_that_an_earlier_release_wrote_can_still_be_read(golden: Path) -> None:
+    schema = TABLES[golden.stem.rsplit("-", 1)[0]]
+    table = pq.read_table(golden)
+    schema.check_readable(table.schema, golden.name)

@@ -100,6 +100,19 @@ def test_a_failure_keeps_what_was_committed_and_the_other_branch_goes_on(tmp_pat
     assert states(run_toy(tmp_path, pipeline))["c"] == "CACHED"
 
 
+def test_what_may_pass_is_tried_again_and_then_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("pipelines.dag.runner.time.sleep", pauses.append)
+    DONE.clear()
+    pipeline = make_pipeline({"a": []})
+    assert states(run_toy(tmp_path, pipeline, {"a": ToyParams(lose=1)})) == {"a": "SUCCEEDED"}
+    assert (DONE["a"], pauses) == (2, [2.0])
+    DONE.clear()
+    record = run_toy(tmp_path, pipeline, {"a": ToyParams(lose=5)})
+    assert states(record) == {"a": "FAILED"}
+    assert "the connection was lost (tried 2 times)" in (record.node("a").message or "")
+
+
 def test_status_finds_the_latest_run_and_its_outputs_open_as_tables(tmp_path: Path) -> None:
     run_toy(tmp_path, make_pipeline(DIAMOND))
     store = Store(str(tmp_path / "store"))

@@ -14,7 +14,7 @@ from pipelines.dag.graph import Node, Output, Pipeline
 from pipelines.dag.runner import Job, run
 from pipelines.dag.runs import NodeRecord, RunRecord
 from pipelines.dag.store import Store
-from stages.contract import Context, Params, Stage, Table, Waiting, World, stage
+from stages.contract import Context, Params, RetryableError, Stage, Table, Waiting, World, stage
 
 NUMBERS = TableSchema(
     "numbers",
@@ -37,11 +37,15 @@ class ToyParams(Params):
     """Integer division makes different inputs give equal outputs, which is what early cutoff is about."""
     wait: bool = False
     fail: bool = False
+    lose: int = 0
+    """How often the connection is lost before it holds."""
 
 
 def make_stage(name: str, inputs: list[str], version: str = "1") -> Stage:
     def work(ctx: Context, params: ToyParams) -> Waiting | None:
         DONE[ctx.name] += 1
+        if DONE[ctx.name] <= params.lose:
+            raise RetryableError("the connection was lost")
         if params.fail:
             raise ValueError("asked to fail")
         if params.wait:

@@ -1,8 +1,13 @@
-"""Writes the golden description of every table version that has none yet; an existing one is never overwritten."""
+"""Writes the golden files of every table version that has none: its description, and an empty table as a release wrote it.
+
+An existing one is never overwritten.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 from data_schemas.tables import TABLES
 
@@ -13,4 +18,5 @@ if __name__ == "__main__":
         path = HERE / f"{table.name}-{table.version}.json"
         if not path.exists():
             path.write_text(table.describe_json(), encoding="utf-8")
+            pq.write_table(table.empty(), path.with_suffix(".parquet"))
             print(f"wrote {path.name}")
