@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import signal
 import subprocess
 import threading
@@ -37,7 +38,8 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
         else RayEngine(settings.engine.address, settings.engine.num_cpus)
     )
     tracker = Tracker(config.tracking_uri, settings.tracking.experiment, store) if settings.tracking.enabled else None
-    reporter: Terminal | JsonLines = JsonLines() if as_json else Terminal(again)
+    serve = f"fulcrum review serve --store {shlex.quote(settings.store)}"
+    reporter: Terminal | JsonLines = JsonLines() if as_json else Terminal(again, serve)
 
     def on_commit(record: RunRecord, manifest: Manifest, cached: bool) -> None:
         if tracker:

@@ -31,9 +31,9 @@ def counts_text(counts: Mapping[str, int]) -> str:
 class Terminal:
     """One line a stage, and at the end what to do next."""
 
-    def __init__(self, again: str) -> None:
+    def __init__(self, again: str, serve: str) -> None:
         self.console = Console(stderr=False, highlight=False, soft_wrap=True)
-        self.again = again
+        self.again, self.serve = again, serve
 
     def run_started(self, run: RunRecord) -> None:
         self.console.print(f"[bold]{run.pipeline}[/]  run {run.run_id}  {len(run.nodes)} stages")
@@ -69,7 +69,8 @@ class Terminal:
             )
             for node in waiting:
                 self.console.print(f"  {node.name}: {escape(node.page or '')}")
-            self.console.print(f"  {escape(self.again)}")
+            self.console.print(f"  serve the page:  {escape(self.serve)}")
+            self.console.print(f"  then go on:      {escape(self.again)}")
         if not failed and not waiting:
             self.console.print("[green]Done.[/]")
 

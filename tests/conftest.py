@@ -14,3 +14,8 @@ def footage() -> Path:
     if not (folder / "manifest.json").exists():
         pytest.skip("the real footage (../shared/data) is not there")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that start Ray first: they are the longest, and with several workers nothing waits for them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
