@@ -30,6 +30,7 @@ from pipelines.cli.options import (
 from pipelines.config import ConfigError, hide
 from pipelines.dag.state import EXIT_FAILED, EXIT_USAGE, EXIT_WAITING
 
+EXIT_INTERRUPTED = 130
 # The parent of every usage error, which typer does not export by itself.
 USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
@@ -193,9 +194,10 @@ def run_app() -> int:
 
     try:
         result: Any = app(standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        # Typer turns Ctrl-C into this code without a word.
+        return _stopped() if result == EXIT_INTERRUPTED else result if isinstance(result, int) else 0
     except typer.Exit as error:
-        return int(error.exit_code)
+        return _stopped() if error.exit_code == EXIT_INTERRUPTED else int(error.exit_code)
     except typer.Abort:
         return _stopped()
     except USAGE_ERROR as error:
@@ -216,7 +218,7 @@ def run_app() -> int:
 
 def _stopped() -> int:
     print("\nfulcrum: stopped. What was committed is kept; run the same command again to go on.", file=sys.stderr)
-    return 130
+    return EXIT_INTERRUPTED
 
 
 __all__ = ["EXIT_WAITING", "Path", "app", "run_app"]
