@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from difflib import get_close_matches
 
-from pipelines.config import ConfigError
 from pipelines.dag.graph import Pipeline
+from pipelines.overlay import ConfigError
 
 BUILT_IN = {
     "curate": "from raw footage to the subset worth training on",

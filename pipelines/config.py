@@ -6,27 +6,19 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeGuard, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
 
 from pipelines.dag.graph import Pipeline
 from pipelines.dag.store import resolve
+from pipelines.overlay import ConfigError, merge, near
 from stages.contract import Params, World
 
 VERSION = 1
 M = TypeVar("M", bound=BaseModel)
-
-
-class ConfigError(ValueError):
-    """Everything that is wrong with a configuration, one problem a line."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = list(problems)
-        super().__init__("\n".join(self.problems))
 
 
 class _Section(BaseModel):
@@ -198,7 +190,7 @@ def _assign(tree: dict[str, Any], text: str, pipeline: Pipeline, problems: list[
             if len(path) > 2
             else [*Settings.model_fields, *(n.name for n in pipeline.nodes)]
         )
-        problems.append(f"--set {text}: unknown key {key.strip()}{_near(path[1] if len(path) > 1 else key, names)}")
+        problems.append(f"--set {text}: unknown key {key.strip()}{near(path[1] if len(path) > 1 else key, names)}")
         return
     try:
         value = yaml.safe_load(raw)
@@ -222,13 +214,11 @@ def _stage_params(
         return {}
     names = [n.name for n in pipeline.nodes]
     for unknown in sorted(set(map(str, stages)) - set(names)):
-        problems.append(
-            f"{origin}: stages.{unknown}: pipeline {pipeline.name} has no such stage{_near(unknown, names)}"
-        )
+        problems.append(f"{origin}: stages.{unknown}: pipeline {pipeline.name} has no such stage{near(unknown, names)}")
     fields = sorted({name for n in pipeline.nodes for name in n.stage.params.model_fields})
     for unknown in sorted(set(shared) - set(fields)):
         problems.append(
-            f"{origin}: shared.{unknown}: no stage of {pipeline.name} has this parameter{_near(unknown, fields)}"
+            f"{origin}: shared.{unknown}: no stage of {pipeline.name} has this parameter{near(unknown, fields)}"
         )
     params = {}
     for item in pipeline.nodes:
@@ -268,42 +258,6 @@ def _plain_default(value: Any) -> Any:
     return value
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``over`` laid on it.
-
-    Mappings merge key by key. A list of named things (rules) may be changed by name: ``{motionless: {min: 0.02}}``
-    changes one, ``{motionless: null}`` removes it, a new name adds one. Anything else is replaced.
-    """
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            merged[key] = merge(below, value)
-        elif isinstance(value, Mapping) and _named(below):
-            merged[key] = _merge_named(below, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _named(value: Any) -> TypeGuard[list[Mapping[str, Any]]]:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) and "name" in v for v in value)
-
-
-def _merge_named(base: list[Mapping[str, Any]], over: Mapping[str, Any]) -> list[dict[str, Any]]:
-    names = [item["name"] for item in base]
-    for name in sorted(set(over) - set(names)):
-        value = over[name]
-        if not isinstance(value, Mapping) or not {"column", "where"} & set(value):
-            raise ConfigError(
-                [f"{name}: there is none of this name{_near(name, names)} A new one needs a column or where."]
-            )
-    kept = [merge(item, over.get(item["name"]) or {}) for item in base if over.get(item["name"], {}) is not None]
-    return kept + [
-        {"name": name, **value} for name, value in over.items() if name not in names and isinstance(value, Mapping)
-    ]
-
-
 def _build(model: type[M], value: Mapping[str, Any], where: str, origin: str, problems: list[str]) -> M | None:
     try:
         return model.model_validate(value)
@@ -317,7 +271,7 @@ def _explain(model: type[BaseModel], item: Any, where: str) -> str:
     path = ".".join(str(p) for p in ([where] if where else []) + list(item["loc"]))
     if item["type"] == "extra_forbidden":
         fields = _fields_at(model, item["loc"][:-1])
-        return f"{path}: unknown key{_near(str(item['loc'][-1]), fields)}"
+        return f"{path}: unknown key{near(str(item['loc'][-1]), fields)}"
     message = item["msg"].removeprefix("Value error, ")
     given = item.get("input")
     if isinstance(given, str | int | float | bool):
@@ -351,8 +305,8 @@ def _path_problems(settings: Settings) -> list[str]:
     found = []
     source = settings.source
     if source and "://" not in source and not Path(source).expanduser().exists():
-        near = _near(Path(source).name, [p.name for p in Path(source).expanduser().parent.glob("*")])
-        found.append(f"source: there is no {source}{near}")
+        beside = [p.name for p in Path(source).expanduser().parent.glob("*")]
+        found.append(f"source: there is no {source}{near(Path(source).name, beside)}")
     for key, text in (("review.database", settings.review.database), ("tracking.uri", settings.tracking.uri)):
         for name in re.findall(r"\$\{(\w+)\}", text or ""):
             if name not in os.environ:
@@ -396,8 +350,3 @@ def schema(pipeline: Pipeline) -> dict[str, Any]:
     )
     made: dict[str, Any] = whole.model_json_schema()
     return made
-
-
-def _near(name: str, names: Sequence[str]) -> str:
-    close = get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.config import ConfigError
 from pipelines.dag.progress import progress
+from pipelines.overlay import ConfigError
 
 app = typer.Typer(help="Render a small world whose truth is known.", no_args_is_help=True)
 
