@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -19,10 +20,12 @@ from pipelines.dag.engine import Engine, InlineEngine, RayEngine
 from pipelines.dag.graph import Pipeline
 from pipelines.dag.runner import Job, run
 from pipelines.dag.runs import RunRecord, now
-from pipelines.dag.state import State, exit_code
+from pipelines.dag.state import EXIT_DONE, EXIT_WAITING, State, exit_code
 from pipelines.dag.store import Store
 from pipelines.report_run import JsonLines, Terminal
 from pipelines.tracking import Tracker
+
+INSIDE_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entry point of a submitted job
 
 
 def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, retry_failed: bool) -> int:
@@ -71,7 +74,9 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
             with contextlib.suppress(Exception):
                 tracker.close(record)
                 record.save(store)
-    return exit_code([State(n.state) for n in record.nodes])
+    code = exit_code([State(n.state) for n in record.nodes])
+    # Ray calls every code but 0 a failed job; that it waits for people is in the store.
+    return EXIT_DONE if code == EXIT_WAITING and INSIDE_RAY_JOB in os.environ else code
 
 
 class _EventLog:

@@ -129,3 +129,5 @@ def test_people_are_awaited_with_code_75_and_the_address_of_the_page(place: Path
     status = fulcrum("status", "--store", place / "store").out
     assert "WAITING_HUMAN" in status
     assert "BLOCKED" in status
+    command = ("run", "curate", "--source", place / "videos", "--store", place / "store", *INLINE)
+    assert fulcrum(*command, RAY_JOB_CONFIG_JSON_ENV_VAR="{}").code == 0, "Ray would call another code a failed job"
