@@ -25,9 +25,9 @@ check: .venv/.ready-test
 	$(VENV)/lint-imports --no-logo
 	$(VENV)/mypy
 
-# Three workers for two cores: tests that start Ray mostly wait for it.
+# Three workers for two cores: tests that start Ray mostly wait for it, and come first (tests/conftest.py).
 test: check
-	$(VENV)/python -m pytest -n 3 --dist loadfile
+	$(VENV)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf .venv demo demo.local build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
