@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +27,7 @@ from pipelines.cli.options import (
     resolve_config,
 )
 from pipelines.config import ConfigError, hide
-from pipelines.dag.state import EXIT_FAILED, EXIT_USAGE, EXIT_WAITING
+from pipelines.dag.state import EXIT_FAILED, EXIT_USAGE
 
 EXIT_INTERRUPTED = 130
 # The parent of every usage error, which typer does not export by itself.
@@ -219,6 +218,3 @@ def run_app() -> int:
 def _stopped() -> int:
     print("\nfulcrum: stopped. What was committed is kept; run the same command again to go on.", file=sys.stderr)
     return EXIT_INTERRUPTED
-
-
-__all__ = ["EXIT_WAITING", "Path", "app", "run_app"]

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from data_schemas.schema import SchemaError, TableSchema
+from data_schemas.schema import TableSchema
 from data_schemas.tables import LEDGER
 from pipelines.dag.artifacts import Committed, open_table
 from pipelines.dag.digest import files_digest, table_digest
@@ -276,6 +276,3 @@ class Clock:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started
-
-
-__all__ = ["Clock", "SchemaError", "StageContext"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fulcrum.version import __version__
-from pipelines.dag.artifacts import Committed, Manifest, manifest_path, read_manifest, write_manifest
+from pipelines.dag.artifacts import Committed, Manifest, read_manifest, write_manifest
 from pipelines.dag.context import Clock, StageContext
 from pipelines.dag.engine import Engine
 from pipelines.dag.fingerprint import Preimage, preimage, recipe
@@ -295,6 +295,3 @@ def _machine(error: Exception) -> Exception | None:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-__all__ = ["Job", "MachineFailure", "Reporter", "manifest_path", "run"]

@@ -6,20 +6,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
 from data_schemas.ids import short_hash
 from data_schemas.tables import METRICS, SAMPLES
 from stages.contract import Context, Files, Group, NotEnoughRows, Params, StageError, Table, stage
+from stages.curation.embed import EncoderParams
 from stages.evaluation.measure import Measurer, Sample
 from stages.subjects.locate import in_folder
 from stages.work import Item, Work, content_key, run_items
 
 if TYPE_CHECKING:
     from models.metrics.tools import MetricInfo
-    from models.scorers.clip_tower import EncoderSpec
 
 # The embedded models and metrics by name and version, repeated so that planning imports none of them; a test compares.
 EMBEDDED = {"grounder": "motion-saliency/1", "segmenter": "grabcut/1", "identity": "closed-form/1"}
@@ -38,21 +38,8 @@ METRIC_VERSIONS = {
 }
 
 
-class ClipParams(Params):
-    """The CLIP model of CLIP-T, CLIP-I, frame consistency and aesthetic; see ``models.scorers.clip_tower.EncoderSpec``."""
-
-    model: str = Field("tiny-random", description="tiny-random, a name open_clip lists, or local-dir:FOLDER")
-    weights: str | None = Field(None, description="checkpoint file of a named model")
-    sha256: str | None = Field(None, description="pin of the checkpoint")
-    aesthetic_head: str | None = Field(None, description="linear head on the image embedding")
-    aesthetic_sha256: str | None = Field(None, description="pin of the head")
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = 0
-
-    def spec(self) -> EncoderSpec:
-        from models.scorers.clip_tower import EncoderSpec
-
-        return EncoderSpec(**self.model_dump())
+class ClipParams(EncoderParams):
+    """The CLIP model of CLIP-T, CLIP-I, frame consistency and aesthetic, named as the ``embed`` stage names its encoder."""
 
     @property
     def random(self) -> bool:

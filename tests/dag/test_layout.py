@@ -90,3 +90,4 @@ def test_a_table_that_an_earlier_release_wrote_can_still_be_read(golden: Path) -
     schema = TABLES[golden.stem.rsplit("-", 1)[0]]
     table = pq.read_table(golden)
     schema.check_readable(table.schema, golden.name)
+    assert schema.validate(table).schema.equals(schema.arrow)
