@@ -1,4 +1,5 @@
 # make demo   the whole road on a small rendered world, in one command (REVIEW=me: you judge, not the script)
+# make embedded   rebuild the small models that ship, from the rendered world; resumable, a minute is lost at most
 # make test   every check: style, types, import rules, tests
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -29,7 +30,14 @@ check: .venv/.ready-test
 test: check
 	$(VENV)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
+# Four steps, each resumable by the same command; one thread each, so two of them may run side by side.
+embedded: .venv/.ready
+	$(VENV)/python -m tinyworld.train codec
+	$(VENV)/python -m tinyworld.train oracles
+	$(VENV)/python -m tinyworld.train encoder
+	$(VENV)/python -m tinyworld.train base
+
 clean:
 	rm -rf .venv demo demo.local build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo check test clean
+.PHONY: help demo check test embedded clean

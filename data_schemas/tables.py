@@ -92,6 +92,24 @@ KEYFRAMES = TableSchema(
     "Pictures of each clip for encoders, reports and reviewers.",
 )
 
+HASHES = TableSchema(
+    "hashes",
+    "1.0",
+    ("clip_id", "position"),
+    (
+        Field("clip_id", STR, "the clip", nullable=False),
+        Field("position", F64, "where in the clip, as a share of its length", "0..1", False),
+        Field(
+            "hash",
+            pa.uint64(),
+            "63-bit DCT hash of the picture there (models/video/phash.py); 0 where it is flat",
+            None,
+            False,
+        ),
+    ),
+    "Perceptual hashes of key frames that were computed elsewhere, for dedupe without pictures.",
+)
+
 CANDIDATES = TableSchema(
     "candidates",
     "1.0",
@@ -131,6 +149,15 @@ EMBEDDINGS = TableSchema(
     "One row per clip and encoder.",
 )
 
+KEYFRAME_SCORES = TableSchema(
+    "keyframe_scores",
+    "1.0",
+    ("clip_id",),
+    (Field("clip_id", STR, "the clip", nullable=False),),
+    "One row per clip that passed the cheap rules, with the columns of the configured scorers of key frames.",
+    open=True,
+)
+
 SELECTION = TableSchema(
     "selection",
     "1.0",
@@ -156,6 +183,20 @@ DEDUPE = TableSchema(
         Field("kept_id", STR, "clip kept in its place; itself when kept", nullable=False),
     ),
     "One row per selected clip.",
+)
+
+BALANCE = TableSchema(
+    "balance",
+    "1.0",
+    ("clip_id",),
+    (
+        Field("clip_id", STR, "the clip", nullable=False),
+        Field("kept", BOOL, "whether every quota had room for it", nullable=False),
+        Field("quota", STR, "the quota that had none: source, cluster, resolution or total; null when kept"),
+        Field("cluster", I32, "semantic cluster, -1 without an embedding; null when nothing was clustered"),
+        Field("resolution", STR, "bucket of the short side, e.g. 480-719; null when resolution has no quota"),
+    ),
+    "One row per clip that dedupe kept.",
 )
 
 ITEMS = TableSchema(
@@ -382,7 +423,8 @@ LEDGER = TableSchema(
 TABLES: dict[str, TableSchema] = {
     schema.name: schema
     for schema in (
-        SOURCES, VIDEOS, CLIPS, KEYFRAMES, CANDIDATES, CAPTIONS, EMBEDDINGS, SELECTION, DEDUPE, ITEMS, DECISIONS,
-        VERDICTS, SUBSET, SUBJECTS, PAIRS, CACHE, PREFERENCES, SAMPLES, METRICS, LEDGER,
+        SOURCES, VIDEOS, CLIPS, KEYFRAMES, HASHES, CANDIDATES, CAPTIONS, EMBEDDINGS, KEYFRAME_SCORES, SELECTION,
+        DEDUPE, BALANCE, ITEMS, DECISIONS, VERDICTS, SUBSET, SUBJECTS, PAIRS, CACHE, PREFERENCES, SAMPLES, METRICS,
+        LEDGER,
     )
 }  # fmt: skip

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -114,7 +115,19 @@ class Config:
             self.review_database,
             f"http://{review.host}:{review.port}",
             hide(command),
+            **self._past(),
         )
+
+    def _past(self) -> dict[str, Any]:
+        """What the store, where it is there already, says of earlier runs."""
+        from pipelines.dag.records import RecordStore
+        from pipelines.dag.store import existing_store
+        from pipelines.dag.takedowns import taken_down
+
+        store = existing_store(self.settings.store)
+        if store is None:
+            return {}
+        return {"taken_down": frozenset(taken_down(store)), "records": partial(RecordStore, store, tidy=False)}
 
     def shown(self) -> dict[str, Any]:
         """The resolved configuration for printing: passwords in URLs hidden, ``${NAME}`` left as written."""

@@ -1,26 +1,29 @@
-"""From raw footage to the subset worth training on: decode once, score, select, dedupe, ask people, export."""
+"""From raw footage to the subset worth training on: decode once, score, select, dedupe, balance, ask people, export."""
 
 from __future__ import annotations
 
 from pipelines.dag.graph import Node, Pipeline, node
 from stages.curation.analyze import analyze
+from stages.curation.balance import balance
 from stages.curation.caption import caption
 from stages.curation.clips import clips
 from stages.curation.dedupe import dedupe
 from stages.curation.embed import embed
 from stages.curation.export import export
 from stages.curation.ingest import ingest
+from stages.curation.score_keyframes import score_keyframes
 from stages.curation.select import preselect, select
 from stages.review.gate import review_clips
 
 CURATION: tuple[Node, ...] = (
     node("ingest", ingest),
-    node("analyze", analyze, sources="ingest.sources"),
+    node("analyze", analyze, sources="ingest.sources", removed="ingest.removed"),
     # The cheap rules first, so that only their survivors cost an encoder's time. One list of rules serves both stages.
     node("preselect", preselect, shots="analyze.shots", follow={"rules": "select"}),
     node("caption", caption, shots="analyze.shots", videos="analyze.videos"),
     node("embed", embed, candidates="preselect.candidates", keyframes="analyze.keyframes", captions="caption.captions"),
-    node("clips", clips, shots="analyze.shots", embeddings="embed.embeddings"),
+    node("score_keyframes", score_keyframes, candidates="preselect.candidates", keyframes="analyze.keyframes"),
+    node("clips", clips, shots="analyze.shots", embeddings="embed.embeddings", scores="score_keyframes.scores"),
     node("select", select, clips="clips.clips"),
     node(
         "dedupe",
@@ -31,12 +34,14 @@ CURATION: tuple[Node, ...] = (
         keyframes="analyze.keyframes",
         embeddings="embed.embeddings",
     ),
+    node("balance", balance, clips="clips.clips", dedupe="dedupe.dedupe", embeddings="embed.embeddings"),
     node(
         "review_clips",
         review_clips,
         clips="clips.clips",
         selection="select.selection",
         dedupe="dedupe.dedupe",
+        balance="balance.balance",
         keyframes="analyze.keyframes",
         captions="caption.captions",
         videos="analyze.videos",
@@ -47,9 +52,11 @@ CURATION: tuple[Node, ...] = (
         clips="clips.clips",
         selection="select.selection",
         dedupe="dedupe.dedupe",
+        balance="balance.balance",
         verdicts="review_clips.verdicts",
         captions="caption.captions",
         videos="analyze.videos",
+        follow={"rules": "select"},  # the card states them
     ),
 )
 

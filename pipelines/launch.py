@@ -54,6 +54,12 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
                 )
 
     log = _EventLog(local / "events.jsonl")
+
+    def on_event(kind: str, fields: Mapping[str, object]) -> None:
+        log.write(kind, fields)
+        if isinstance(reporter, JsonLines):
+            reporter.event(kind, fields)
+
     job = Job(
         pipeline=pipeline,
         store=store,
@@ -66,7 +72,8 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
         retry_failed=retry_failed,
         quiet=as_json,
         on_commit=on_commit,
-        on_event=log.write,
+        on_event=on_event,
+        on_progress=reporter.progress if isinstance(reporter, JsonLines) else None,
     )
     with _terminated_as_interrupt():
         record = run(job, reporter)

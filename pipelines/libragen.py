@@ -149,6 +149,7 @@ REPORT_INPUTS = {
     "videos": "analyze.videos",
     "keyframes": "analyze.keyframes",
     "dedupe": "dedupe.dedupe",
+    "balance": "balance.balance",
     "verdicts": "review_clips.verdicts",
     "decisions": "review_clips.decisions",
     "subset": "export.subset",

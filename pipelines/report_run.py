@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.dag.runs import NodeRecord, RunRecord
+from pipelines.dag.runs import NodeRecord, RunRecord, now
 
 MARKS = {
     "SUCCEEDED": "[green]✓[/]",
@@ -76,13 +76,25 @@ class Terminal:
 
 
 class JsonLines:
-    """One JSON object a line on standard output."""
+    """One JSON object a line on standard output; docs/operations.md describes every field."""
+
+    def __init__(self) -> None:
+        self.run_id: str | None = None
 
     def _say(self, event: str, **fields: Any) -> None:
-        print(json.dumps({"event": event, **fields}, ensure_ascii=False), flush=True)
+        value = {"event": event, "at": now(), "run_id": self.run_id, **fields}
+        print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
+
+    def event(self, kind: str, fields: Mapping[str, object]) -> None:
+        """What a stage tells while it runs: ``record_failed``, and events of its own."""
+        self._say(kind, **fields)
+
+    def progress(self, fields: Mapping[str, object]) -> None:
+        self._say("progress", **fields)
 
     def run_started(self, run: RunRecord) -> None:
-        self._say("run_started", pipeline=run.pipeline, run_id=run.run_id, stages=[n.name for n in run.nodes])
+        self.run_id = run.run_id
+        self._say("run_started", pipeline=run.pipeline, stages=[n.name for n in run.nodes])
 
     def node_started(self, node: NodeRecord) -> None:
         self._say("stage_started", name=node.name)

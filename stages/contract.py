@@ -117,6 +117,10 @@ class World:
     review_page: str
     command: str = "fulcrum run"
     """What to type to go on, for the page that people see when they have answered everything."""
+    taken_down: frozenset[str] = frozenset()
+    """Videos (by video_id) that nobody may use any more, wherever their files still lie."""
+    records: Callable[[str], Records] | None = None
+    """Committed records by stage, for what a stage's output depends on of its own past; None before there is a store."""
 
 
 def stage(
@@ -158,9 +162,12 @@ def stage(
 
 
 class Progress(Protocol):
-    """A bar with rate and remaining time; outside a terminal, a line every few seconds."""
+    """A bar with rate and remaining time; outside a terminal, a line every few seconds, or events for machines.
 
-    def advance(self, n: int = 1, failed: int = 0) -> None: ...
+    ``footage_s`` are seconds of footage that were worked through, ``weight`` the part of the step's whole weight.
+    """
+
+    def advance(self, n: int = 1, failed: int = 0, *, footage_s: float = 0.0, weight: float = 0.0) -> None: ...
 
     def __enter__(self) -> Progress: ...
 
@@ -189,17 +196,58 @@ class Shards(Protocol):
         ...
 
 
+class Keys(Protocol):
+    """A set of record keys that may be millions: asked for one at a time, or for a whole column at once."""
+
+    array: pa.StringArray
+
+    def __contains__(self, key: object) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def mask(self, keys: pa.Array | pa.ChunkedArray) -> pa.BooleanArray:
+        """For each of ``keys`` whether it is one of these; false for null."""
+        ...
+
+
 class Records(Protocol):
     """The committed work of a record stage, kept across runs and shared by all of them."""
 
-    def done(self, group: Group) -> set[str]:
-        """Record keys committed under the group's recipe."""
+    def done(self, group: Group) -> Keys:
+        """Record keys committed under the group's recipe, as of now."""
+        ...
+
+    def done_each(self, groups: Sequence[Group]) -> Sequence[Keys]:
+        """The same for several groups, by one look at the store."""
         ...
 
     def shards(self, groups: Sequence[Group]) -> Shards: ...
 
     def read(self, group: Group, keys: pa.Array | Sequence[str] | None = None) -> pa.Table:
-        """The group's rows for these keys, one commit per key even if two runs committed the same key."""
+        """The group's rows for these keys, one commit per key even if two runs committed the same key.
+
+        Cheapest for keys that are neighbours in sorted order: walk a large table by ranges of its keys.
+        """
+        ...
+
+    def as_stored(self, group: Group, keys: pa.StringArray) -> pa.StringArray:
+        """Those of the keys that are committed, in the order in which their rows lie: for reading pictures of all records."""
+        ...
+
+    def reader(self, group: Group, keys: Sequence[str]) -> RecordReader:
+        """A reader of these records that travels to workers."""
+        ...
+
+
+class RecordReader(Protocol):
+    """Reads single committed records in any process. Picklable; workers that go through neighbours together read little."""
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def get(self, key: str) -> Mapping[str, Any] | None:
+        """The record's row, or None where none was committed."""
         ...
 
 
@@ -287,10 +335,16 @@ class Context(Protocol):
         """
         ...
 
-    def progress(self, total: int, unit: str) -> Progress: ...
+    def progress(self, total: int, unit: str, weight: float = 0.0) -> Progress:
+        """Progress over ``total`` items; ``weight`` is their whole work (bytes), by which the time left is then judged."""
+        ...
 
     def event(self, kind: str, **fields: object) -> None:
-        """Write one structured line to the run's log."""
+        """Write one structured line to the run's log, and to a machine that reads along.
+
+        ``record_failed`` with ``record_id``, ``error_type`` and ``error_message`` tells of a failure while the stage runs;
+        failures that only the ledger knows are told when the stage is committed.
+        """
         ...
 
     def metric(self, key: str, value: float, step: int = 0) -> None:

@@ -6,7 +6,6 @@ it was, and a later run with one more item does one more item. A failed item is 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,10 +15,9 @@ from typing import Any
 import pyarrow as pa
 
 from stages.contract import Context, Group, Shards
+from stages.machine import machine_failure
 
 RECORD_KEY = "record_key"
-# Failures of the machine, not of a record: the disk is full, or the storage is gone.
-MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,9 @@ class ItemWorker:
             try:
                 row = dict(self.work(item.payload))
             except Exception as error:
-                if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in MACHINE_ERRORS):
-                    raise
+                stop = machine_failure(error, f"while working on {item.record_id}")
+                if stop is not None:
+                    raise stop from error
                 seconds = time.monotonic() - started
                 message = str(error) or type(error).__name__
                 outcomes.append(Outcome(item.key, item.record_id, seconds, type(error).__name__, message))

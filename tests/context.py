@@ -12,8 +12,21 @@ import pyarrow.parquet as pq
 from pipelines.dag.artifacts import Committed, open_table
 from pipelines.dag.context import StageContext
 from pipelines.dag.engine import Engine, InlineEngine
+from pipelines.dag.ledger import LedgerWriter
 from pipelines.dag.store import Store
 from stages.contract import Stage, Table, Waiting, World
+
+
+class KeptLedger(LedgerWriter):
+    """Writes the ledger as every stage's is written, and keeps its rows for the test to look at."""
+
+    def __init__(self, store: Store, path: str) -> None:
+        super().__init__(store, path)
+        self.tables: list[pa.Table] = []
+
+    def add(self, table: pa.Table) -> None:
+        self.tables.append(table)
+        super().add(table)
 
 
 class LocalContext(StageContext):
@@ -74,6 +87,7 @@ class LocalContext(StageContext):
             quiet=True,
             on_event=lambda kind, fields: self.events.append((kind, dict(fields))),
         )
+        self._ledger = self.kept_ledger = KeptLedger(store, self._ledger.path)
         self.outputs: dict[str, Any] = {}
         self.metrics_seen = self._metrics
 
@@ -93,4 +107,4 @@ class LocalContext(StageContext):
 
     @property
     def ledger_rows(self) -> list[dict[str, Any]]:
-        return [row for table in self._ledger for row in table.to_pylist()]
+        return [row for table in self.kept_ledger.tables for row in table.to_pylist()]

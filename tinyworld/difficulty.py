@@ -66,6 +66,8 @@ BACKDROP_ZOOM = {"clip": (0.9, 1.2), "film": (0.75, 1.35)}
 # --- films -----------------------------------------------------------------------------------------------------------
 FILM_SIZES = ((256, 160), (256, 160), (288, 160), (224, 160))
 """Width and height, even, because yuv420p halves both."""
+SQUARE_FILM_SIZES = ((160, 160),)
+"""For models that see square pictures: nothing of a wide frame would be lost by cutting its middle out."""
 FILM_FPS = (12, 12, 15)
 SHOTS_PER_FILM = (4, 6)
 SHOT_SECONDS = (1.5, 4.0)

@@ -217,9 +217,10 @@ def _plan_film(
     defects: list[str],
     joins: Iterator[str],
     letterbox: bool,
+    sizes: tuple[tuple[int, int], ...],
 ) -> Film:
     identity, background = cast
-    (width, height), fps = choose(rng, d.FILM_SIZES), choose(rng, d.FILM_FPS)
+    (width, height), fps = choose(rng, sizes), choose(rng, d.FILM_FPS)
     low, high = d.SHOTS_PER_FILM
     count = low + int(rng.integers(high - low + 1))
     bars = _defect(rng, "letterbox") if letterbox else None
@@ -256,8 +257,10 @@ def _plan_film(
     return Film(number, width, height, fps, codec, identity, motion, background, tuple(shots), tuple(passes))
 
 
-def plan_world(seed: int, count: int) -> Plan:
-    """Plan ``count`` video files. From ``SMALLEST_WHOLE_WORLD`` files on, every kind of defect and join occurs.
+def plan_world(seed: int, count: int, square: bool = False) -> Plan:
+    """Plan ``count`` video files, wide or ``square``.
+
+    From ``SMALLEST_WHOLE_WORLD`` files on, every kind of defect and join occurs.
 
     Raises ValueError when ``count`` is not positive.
     """
@@ -280,7 +283,8 @@ def plan_world(seed: int, count: int) -> Plan:
             wrong.append(next(kind for kind in defects if kind not in wrong))
         codec = "vp9" if index % d.WEBM_ONE_IN == d.WEBM_ONE_IN - 1 else "h264"
         own = generator(seed, "film", count, index)
-        films.append(_plan_film(own, numbers[index], codec, cast[index], next(motions), wrong, joins, letterbox))
+        sizes = d.SQUARE_FILM_SIZES if square else d.FILM_SIZES
+        films.append(_plan_film(own, numbers[index], codec, cast[index], next(motions), wrong, joins, letterbox, sizes))
     clean = films[: film_count - boxed]
     copies = []
     for index, number in enumerate(numbers[film_count : film_count + copy_count]):

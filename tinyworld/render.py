@@ -110,15 +110,16 @@ def _already_rendered(out: Path, truth: dict[str, Any]) -> bool:
     raise FileExistsError(f"{out} is not empty and holds something else; name a new folder or remove this one")
 
 
-def render_world(seed: int, count: int, out: Path, progress: Progress | None = None) -> Path:
+def render_world(seed: int, count: int, out: Path, progress: Progress | None = None, square: bool = False) -> Path:
     """Render ``count`` raw videos with captions, subject photographs and their truth into the folder ``out``.
 
     ``progress`` is called with (files done, files in all) after each video. The folder appears whole or not at all; a
-    folder that holds this very world already is left as it is. Returns ``out``.
+    folder that holds this very world already is left as it is. ``square`` makes all films 160 x 160 pixels. Returns
+    ``out``.
 
     Raises ValueError when ``count`` is not positive, FileExistsError when ``out`` holds something else.
     """
-    plan = plan_world(seed, count)
+    plan = plan_world(seed, count, square)
     truth = world_truth(plan)
     out = Path(out)
     if _already_rendered(out, truth):

@@ -148,21 +148,22 @@ def _motions(seed: int) -> list[tuple[Picture, str]]:
 
 
 def _pairs(seed: int) -> list[tuple[Picture, str]]:
-    """Clips as models see them, at 32 pixels, each after the reference that its caption needs."""
+    """Clips as models see them, at 24 pixels, each after the reference that its caption needs."""
     cells = []
     for index in range(6):
-        video, truth = render_clip(seed + 100 + index, 32, 9)
+        video, truth = render_clip(seed + 100 + index, 24, 9)
         identity = identity_of(truth["subjects"][0]["id"])
-        photo = render_photo(identity, seed, 160)
-        cells.append((_strip([photo, *(_blocks(frame, 5) for frame in video[::2][:4])]), truth["caption"]))
+        photo = render_photo(identity, seed, 168)
+        cells.append((_strip([photo, *(_blocks(frame, 7) for frame in video[::2][:4])]), truth["caption"]))
     return cells
 
 
-def _first_with(films: Sequence[Film], kind: str) -> Shot:
-    for film in films:
+def _first_with(films: Sequence[Film], kind: str) -> tuple[Film, Shot]:
+    """The first shot with this defect, of a film of the commonest width where there is one."""
+    for film in sorted(films, key=lambda film: film.width != d.FILM_SIZES[0][0]):
         for shot in film.shots:
             if shot.defect is not None and shot.defect.kind == kind:
-                return shot
+                return film, shot
     raise ValueError(f"no film has a shot with {kind}")
 
 
@@ -176,8 +177,8 @@ def _defects(films: Sequence[Film]) -> list[tuple[Picture, str]]:
     }
     cells = []
     for kind, label in labels.items():
-        shot = _first_with(films, kind)
-        video = draw_shot(shot, 256, 160)
+        film, shot = _first_with(films, kind)
+        video = draw_shot(shot, film.width, film.height)
         cells.append((video[len(video) // 2], label))
     return cells
 
@@ -231,7 +232,7 @@ def contact_sheet(seed: int, out_png: Path) -> Path:
     page.heading("Motions", "Each with the caption that goes with it.")
     page.grid(_motions(seed), 2)
     page.heading(
-        "Clips as models see them", "A reference photograph, then frames of a 32-pixel clip of the same subject."
+        "Clips as models see them", "A reference photograph, then frames of a 24-pixel clip of the same subject."
     )
     page.grid(_pairs(seed), 2)
     page.heading("Defects of raw videos", "What a good curator throws out; copies and broken files come on top.")
@@ -243,4 +244,20 @@ def contact_sheet(seed: int, out_png: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(out), page.canvas[: page.y + MARGIN // 2, :, ::-1]):
         raise OSError(f"could not write the contact sheet to {out}; give a path that ends in .png in a writable folder")
+    return out
+
+
+def samples_sheet(samples: Sequence[tuple[Picture, str]], note: str, out: Path) -> Path:
+    """Generated clips (uint8 FHWC) with the captions that asked for them, pixels enlarged, into ``out`` (png or jpg)."""
+    page = _Page()
+    page.write("samples of the embedded base", MARGIN, page.y, 38, 800)
+    page.y += 52
+    page.write(note, MARGIN, page.y, 16, 400, FAINT)
+    page.y += 38
+    cells = [(_strip([_blocks(frame, 6) for frame in video[::2]]), text) for video, text in samples]
+    page.grid(cells, 2)
+    if not cv2.imwrite(str(out), page.canvas[: page.y + MARGIN // 2, :, ::-1]):
+        raise OSError(
+            f"could not write the samples to {out}; give a path that ends in .png or .jpg in a writable folder"
+        )
     return out

@@ -30,7 +30,7 @@ class CogVideoX(Backbone):
     family = "cogvideox"
     prediction: ClassVar[Literal["v", "flow"]] = "v"
     transformer_class = "CogVideoXTransformer3DModel"
-    vae_class = "AutoencoderKLCogVideoX"
+    vae_classes = ("AutoencoderKLCogVideoX", "LinearVideoCodec")
 
     def __init__(
         self,

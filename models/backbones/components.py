@@ -25,10 +25,9 @@ class Components(Protocol):
 class FolderComponents:
     """The parts of a pipeline that diffusers saved in ``folder``, read from disk only, safetensors only."""
 
-    def __init__(self, folder: Path, transformer_class: str, vae_class: str, dtype: torch.dtype) -> None:
+    def __init__(self, folder: Path, transformer_class: str, vae_classes: tuple[str, ...], dtype: torch.dtype) -> None:
         self._folder = folder
         self._transformer_class = transformer_class
-        self._vae_class = vae_class
         self._dtype = dtype
         missing = [part for part in PARTS if not (folder / part).is_dir()]
         if missing:
@@ -36,10 +35,13 @@ class FolderComponents:
                 f"{folder} is not a diffusers pipeline folder: {', '.join(missing)} missing; it should hold "
                 f"{', '.join(PARTS)}, as DiffusionPipeline.save_pretrained writes them"
             )
-        for part, expected in (("transformer", transformer_class), ("vae", vae_class)):
-            found = _read_json(folder / part / "config.json").get("_class_name")
-            if found != expected:
-                raise ValueError(f"{folder / part} holds a {found}, not a {expected}: choose the family that fits it")
+        found = {part: _read_json(folder / part / "config.json").get("_class_name") for part in ("transformer", "vae")}
+        for part, expected in (("transformer", (transformer_class,)), ("vae", vae_classes)):
+            if found[part] not in expected:
+                raise ValueError(
+                    f"{folder / part} holds a {found[part]}, not a {' or '.join(expected)}: choose the family that fits it"
+                )
+        self._vae_class = str(found["vae"])
 
     def transformer(self) -> Any:
         import diffusers
@@ -50,7 +52,10 @@ class FolderComponents:
     def vae(self) -> Any:
         import diffusers
 
-        cls = getattr(diffusers, self._vae_class)
+        from models.backbones.linear_codec import LinearVideoCodec
+
+        own = {"LinearVideoCodec": LinearVideoCodec}
+        cls = own.get(self._vae_class) or getattr(diffusers, self._vae_class)
         return cls.from_pretrained(self._folder / "vae", torch_dtype=self._dtype, **_DISK_ONLY)
 
     def text_encoder(self) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models import embedded
 from models.backbones.components import PARTS
 from models.backbones.tiny import COGVIDEOX
 
@@ -25,7 +26,10 @@ _TINY_CONFIGS: dict[str, dict[str, dict[str, Any]]] = {"cogvideox": COGVIDEOX}
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Which model: a family, ``tiny-random`` or a local diffusers folder, the seed of random weights, and a dtype."""
+    """Which model: a family, its weights, the seed of random weights, and a dtype.
+
+    ``weights``: ``tiny-random``, ``embedded:tinyworld`` (the base that ``make embedded`` trains), or a diffusers folder.
+    """
 
     family: str = "cogvideox"
     weights: str = TINY
@@ -36,11 +40,18 @@ class BackboneSpec:
         """ValueError naming the field, the value and the remedy; reads no weights."""
         _one_of("family", self.family, FAMILIES)
         _one_of("dtype", self.dtype, DTYPES)
-        if self.weights != TINY and not Path(self.weights).is_dir():
+        if self.weights == embedded.NAME and not self.folder.is_dir():
+            raise ValueError(f"backbone weights {embedded.NAME!r} are not trained yet; make embedded trains them")
+        if self.weights != TINY and not self.folder.is_dir():
             raise ValueError(
                 f"backbone weights {self.weights!r}: no such folder; give a local diffusers pipeline folder "
-                f"(with {', '.join(PARTS)}) or {TINY!r}"
+                f"(with {', '.join(PARTS)}), {embedded.NAME!r} or {TINY!r}"
             )
+
+    @property
+    def folder(self) -> Path:
+        """Where weights that are no random ones lie."""
+        return embedded.BASE if self.weights == embedded.NAME else Path(self.weights).resolve()
 
 
 def backbone_digest(spec: BackboneSpec) -> str:
@@ -53,7 +64,7 @@ def backbone_digest(spec: BackboneSpec) -> str:
     if spec.weights == TINY:
         identity |= {"tiny": _TINY_CONFIGS[spec.family], "seed": spec.seed}
     else:
-        folder = Path(spec.weights).resolve()
+        folder = spec.folder
         files = [path for part in PARTS for path in sorted((folder / part).rglob("*")) if path.is_file()]
         if not files:
             raise ValueError(f"{folder} holds none of {', '.join(PARTS)}: not a diffusers pipeline folder")
@@ -82,9 +93,9 @@ def load_backbone(
     if spec.weights == TINY:
         components, note = TinyCogVideoX(spec.seed), f"random weights, seed {spec.seed}"
     else:
-        folder = Path(spec.weights).resolve()
-        components = FolderComponents(folder, CogVideoX.transformer_class, CogVideoX.vae_class, dtype)
-        note = f"{folder} sha256:{digest[:16]}"
+        folder = spec.folder
+        components = FolderComponents(folder, CogVideoX.transformer_class, CogVideoX.vae_classes, dtype)
+        note = f"{embedded.NAME if spec.weights == embedded.NAME else folder} sha256:{digest[:16]}"
     return CogVideoX(
         components,
         device=torch.device(device),

@@ -5,52 +5,85 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal, Protocol
 
-import cv2
 import numpy as np
+from av.video.reformatter import Interpolation
 
 from data_schemas.schema import Field
-from models.video.reader import Frame, fitted
+from models.video.reader import Frame, fitted, turned
 
-PLANE_SIDE = (
-    320  # long side of the picture that every frame is scaled to once: DIS flow is as exact there as at full size
-)
-DETAIL_SIDE = 480  # long side for fine structure (edges, letters), made only for the few frames a second that need it
+TINY_SIDE = 160  # long side of the picture that every frame is scaled to: enough to tell pictures apart by
+PLANE_SIDE = 320  # long side for what is sampled a few times a second: DIS flow is as exact there as at full size
+DETAIL_SIDE = 480  # long side for fine structure (edges, letters), averaged down rather than picked
+PATCH = 32  # px, side of a patch of the full-size picture
+_PATCHES = 8  # patches along each direction, evenly spread
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 
 class Picture:
-    """One frame as scorers see it, upright. Nothing is converted before it is asked for, and nothing twice."""
+    """One frame as scorers see it, upright. Nothing is converted before it is asked for, and nothing twice.
+
+    What a plane costs is reading the decoded frame from memory, so ask for the smallest that will do: ``tiny`` is made for
+    every frame anyway, the others only for frames that some scorer samples. All values are full range (0 black, 255 white).
+    """
 
     def __init__(self, frame: Frame) -> None:
         self.frame = frame
-        self._bgr: np.ndarray | None = None
-        self._gray: np.ndarray | None = None
-        self._detail: np.ndarray | None = None
 
-    @property
+    @cached_property
+    def tiny(self) -> np.ndarray:
+        """uint8 BGR HW3, long side at most 160 px, one pixel for each: half of the rows that two taps would read."""
+        raw = self.frame.raw
+        size = fitted((raw.width, raw.height), TINY_SIDE)
+        small = self.frame.scalers.scale(raw, *size, "bgr24", Interpolation.POINT)
+        return turned(np.ascontiguousarray(small.to_ndarray()), self.frame.rotation)
+
+    @cached_property
     def bgr(self) -> np.ndarray:
-        """The small plane: uint8 HW3, long side at most 320 px."""
-        if self._bgr is None:
-            self._bgr = self.frame.picture(fitted(self.frame.size, PLANE_SIDE), fast=True)
-        return self._bgr
+        """uint8 BGR HW3, long side at most 320 px, two taps a direction."""
+        return self.frame.picture(fitted(self.frame.size, PLANE_SIDE), fast=True)
 
-    @property
+    @cached_property
     def gray(self) -> np.ndarray:
-        """Brightness of the small plane, uint8 HW."""
-        if self._gray is None:
-            self._gray = cv2.cvtColor(self.bgr, cv2.COLOR_BGR2GRAY)
-        return self._gray
+        """Brightness (luma), uint8 HW, long side at most 320 px, two taps a direction."""
+        return self.frame.picture(fitted(self.frame.size, PLANE_SIDE), "gray", fast=True)
 
-    @property
+    @cached_property
     def detail(self) -> np.ndarray:
-        """Brightness averaged down to a long side of at most 480 px, uint8 HW."""
-        if self._detail is None:
-            luma = self.frame.luma()
-            size = fitted(self.frame.size, DETAIL_SIDE)
-            shown = (luma.shape[1], luma.shape[0])
-            self._detail = luma if size == shown else cv2.resize(luma, size, interpolation=cv2.INTER_AREA)
-        return self._detail
+        """Brightness (luma) averaged down to a long side of at most 480 px, uint8 HW."""
+        return self.frame.picture(fitted(self.frame.size, DETAIL_SIDE), "gray")
+
+    @cached_property
+    def patches(self) -> np.ndarray:
+        """Brightness in at most 64 patches of the picture at full size, not scaled at all: float32 [N, 32, 32], 0..255.
+
+        N is 0 where the picture is smaller than a patch. Patches lie as stored, so a rotated video's are not turned.
+        """
+        luma, scale, offset = _stored_luma(self.frame)
+        rows, columns = (
+            [*range(0, side - PATCH + 1, max(PATCH, (side - PATCH) // (_PATCHES - 1)))] for side in luma.shape
+        )
+        found = [luma[y : y + PATCH, x : x + PATCH] for y in rows for x in columns]
+        if not found:
+            return np.zeros((0, PATCH, PATCH), np.float32)
+        return (np.stack(found).astype(np.float32) - np.float32(offset)) * np.float32(scale)
+
+
+def _stored_luma(frame: Frame) -> tuple[np.ndarray, float, float]:
+    """The luma plane as the decoder left it, uint8 HW without a copy, with the scale and offset that make it full range.
+
+    Formats whose first plane is not 8-bit luma are converted.
+    """
+    first = frame.raw.format.components[0]
+    if not (frame.raw.format.name.startswith(("yuv4", "yuvj4", "nv12")) and first.bits == 8):
+        return frame.picture(order="gray"), 1.0, 0.0
+    plane = frame.raw.planes[0]
+    padded = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    stored = padded[: frame.raw.height, : frame.raw.width]
+    full = frame.raw.format.name.startswith("yuvj") or frame.raw.color_range == _FULL_RANGE
+    return stored, *((1.0, 0.0) if full else (255.0 / 219.0, 16.0))
 
 
 @dataclass(frozen=True)
@@ -113,13 +146,13 @@ class Every:
 
 
 class Series:
-    """Samples of a few values over frames, reduced clip by clip to their mean, minimum or maximum.
+    """Samples of a few values over frames, reduced clip by clip to their mean, minimum, maximum or sum.
 
     A sample covers the frames from ``first`` to ``last``; one that reaches over a clip's edge belongs to no clip. Values that
     are None or not finite do not count. Memory is bounded: samples too old to lie beyond a clip edge are folded together.
     """
 
-    def __init__(self, values: int, reduce: Literal["mean", "min", "max"] = "mean") -> None:
+    def __init__(self, values: int, reduce: Literal["mean", "min", "max", "sum"] = "mean") -> None:
         self._reduce = reduce
         self._values = values
         self._recent: deque[tuple[int, int, tuple[float, ...]]] = deque()
@@ -143,7 +176,7 @@ class Series:
                 continue
             if not self._count[n]:
                 self._total[n] = value
-            elif self._reduce == "mean":
+            elif self._reduce in ("mean", "sum"):
                 self._total[n] += value
             else:
                 self._total[n] = (min if self._reduce == "min" else max)(self._total[n], value)

@@ -1,44 +1,63 @@
-"""The built-in frame scorers as plain data, and how a scorer is found by name or by ``package.module:Class``."""
+"""How a scorer is found: a built-in by the name of its file in this folder, a user's own by ``package.module:Class``."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import pkgutil
 from collections.abc import Sequence
+from types import ModuleType
 
 from models.scorers.base import Scorer
+from models.scorers.errors import ScorerError
 
-BUILT_IN: dict[str, str] = {
-    "motion": "models.scorers.motion:Motion",
-    "sharpness": "models.scorers.sharpness:Sharpness",
-    "exposure": "models.scorers.exposure:Exposure",
-    "letterbox": "models.scorers.letterbox:Letterbox",
-    "static": "models.scorers.static:Static",
-    "text_area": "models.scorers.text_area:TextArea",
-    "flicker": "models.scorers.flicker:Flicker",
-}
+_PARTS = ("name", "version", "columns", "start", "frame", "clip")
 
 
-class ScorerError(ValueError):
-    """A scorer that was asked for cannot be used; the message says which, why, and what can."""
+def built_in() -> tuple[str, ...]:
+    """The names of the scorers that lie in this folder, one a file, in alphabetical order."""
+    package = __name__.rpartition(".")[0]
+    files = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__) if not m.ispkg]
+    return tuple(name for name in files if _scorer_in(importlib.import_module(f"{package}.{name}"), name))
+
+
+def scorer_path(spec: str) -> str:
+    """``package.module:Class`` of a built-in's name; a path is returned as it is. Raises ``ScorerError``."""
+    if ":" in spec:
+        return spec
+    module = f"{__name__.rpartition('.')[0]}.{spec}"
+    if spec.isidentifier() and importlib.util.find_spec(module):
+        found = _scorer_in(importlib.import_module(module), spec)
+        if found:
+            return f"{module}:{found}"
+    raise ScorerError(
+        f"there is no scorer {spec}. Built in are {', '.join(built_in())}; your own is named package.module:Class"
+    )
+
+
+def _scorer_in(module: ModuleType, name: str) -> str | None:
+    """The class of this module that is the scorer of this name."""
+    own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    return next((c.__name__ for c in own if getattr(c, "name", None) == name and not _lacking(c)), None)
+
+
+def _lacking(found: object) -> list[str]:
+    return [part for part in _PARTS if not hasattr(found, part)]
 
 
 def scorer_class(spec: str) -> type[Scorer]:
     """The class behind a built-in's name or a user's ``package.module:Class``. Raises ``ScorerError``."""
-    path = BUILT_IN.get(spec, spec)
-    module, _, name = path.partition(":")
-    if not name:
-        raise ScorerError(
-            f"there is no scorer {spec}. Built in are {', '.join(BUILT_IN)}; your own is named package.module:Class"
-        )
+    module, _, name = scorer_path(spec).partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found: type[Scorer] = getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise ScorerError(f"scorer {spec}: cannot import {module}: {error}") from error
     except AttributeError:
         raise ScorerError(f"scorer {spec}: module {module} has no class {name}") from None
-    lacking = [part for part in ("name", "version", "columns", "start", "frame", "clip") if not hasattr(found, part)]
-    if lacking:
-        raise ScorerError(f"scorer {spec} lacks {', '.join(lacking)}; see models/scorers/base.py for what a scorer has")
+    if _lacking(found):
+        raise ScorerError(
+            f"scorer {spec} lacks {', '.join(_lacking(found))}; see models/scorers/base.py for what a scorer has"
+        )
     return found
 
 

@@ -11,11 +11,13 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from models import embedded
 
 TINY = "tiny-random"
 LOCAL = "local-dir:"  # open_clip's own scheme: a folder with open_clip_config.json and weights
@@ -34,9 +36,10 @@ class EncoderError(ValueError):
 class EncoderSpec:
     """Which encoder.
 
-    ``model``: ``tiny-random``, a name of ``open_clip.list_models()`` (then ``weights`` is a file), or ``local-dir:FOLDER`` in
-    open_clip's layout. ``sha256`` pins the weights file, ``aesthetic_sha256`` the head. ``aesthetic_head``: a file with a
-    linear map from the unit image embedding to a score of 1..10, as the LAION predictors have. ``precision``: fp32 or bf16
+    ``model``: ``tiny-random``, a name of ``open_clip.list_models()`` (then ``weights`` is a file), ``local-dir:FOLDER`` in
+    open_clip's layout, or ``embedded:tinyworld``, the encoder of the rendered world (as ``aesthetic_head``: its head).
+    ``sha256`` pins the weights file, ``aesthetic_sha256`` the head. ``aesthetic_head``: a file with a linear map from the
+    unit image embedding to a score of 1..10, as the LAION predictors have. ``precision``: fp32 or bf16
     weights. ``seed`` is used by ``tiny-random`` alone.
     """
 
@@ -49,6 +52,17 @@ class EncoderSpec:
     seed: int = 0
 
 
+def _located(spec: EncoderSpec) -> EncoderSpec:
+    """The spec with the embedded encoder's name turned into the folder and file that it stands for."""
+    if embedded.NAME in (spec.model, spec.aesthetic_head) and not embedded.ENCODER.is_dir():
+        raise EncoderError(f"encoder {embedded.NAME} is not trained yet; make embedded trains it.")
+    if spec.model == embedded.NAME:
+        spec = replace(spec, model=f"{LOCAL}{embedded.ENCODER}")
+    if spec.aesthetic_head == embedded.NAME:
+        spec = replace(spec, aesthetic_head=str(embedded.AESTHETIC_HEAD))
+    return spec
+
+
 def file_sha256(path: str | Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -56,6 +70,7 @@ def file_sha256(path: str | Path) -> str:
 
 def weights_file(spec: EncoderSpec) -> Path | None:
     """The weights file of a spec, or None for ``tiny-random``. Raises ``EncoderError`` when it is not there."""
+    spec = _located(spec)
     if spec.model == TINY:
         if spec.weights:
             raise EncoderError(
@@ -86,6 +101,7 @@ def encoder_digests(spec: EncoderSpec) -> dict[str, str]:
     Keys ``encoder`` and, with a head, ``aesthetic_head``. Raises ``EncoderError`` for a missing file, a wrong digest or an
     unknown precision.
     """
+    spec = _located(spec)
     if spec.precision not in ("fp32", "bf16"):
         raise EncoderError(f"encoder precision {spec.precision} is not known; use fp32 or bf16.")
     digests = {}
@@ -187,6 +203,7 @@ def _build(spec: EncoderSpec) -> Any:
     import open_clip
     import torch
 
+    spec = _located(spec)
     if spec.model == TINY:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
@@ -214,7 +231,7 @@ def _tokenizer(spec: EncoderSpec) -> Any:
 
     if spec.model == TINY:
         return open_clip.SimpleTokenizer()
-    return open_clip.get_tokenizer(spec.model)
+    return open_clip.get_tokenizer(_located(spec).model)
 
 
 # -- aesthetic head --------------------------------------------------------------------------------------------------
@@ -238,7 +255,7 @@ def load_head(path: str | Path) -> LinearHead:
     activations were left out (github.com/christophschuhmann/improved-aesthetic-predictor), which multiply to one map.
     Accepts safetensors, or a torch file read with ``weights_only``. Raises ``EncoderError``.
     """
-    state = _state(Path(path))
+    state = _state(embedded.AESTHETIC_HEAD if path == embedded.NAME else Path(path))
     layers = sorted(
         {name.rsplit(".", 1)[0] for name in state if name.endswith(".weight") or name == "weight"}, key=_layer_order
     )

@@ -20,7 +20,7 @@ class Exposure:
     """Statistics of brightness (luma, full range) on the small plane."""
 
     name: ClassVar[str] = "exposure"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     columns: ClassVar[tuple[Field, ...]] = (
         Field("brightness", pa.float64(), "mean luma", "0..1"),
         Field("dark_share", pa.float64(), "share of pixels with luma under 20 of 255", "0..1"),

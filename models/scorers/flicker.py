@@ -18,7 +18,7 @@ class Flicker:
     """
 
     name: ClassVar[str] = "flicker"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     columns: ClassVar[tuple[Field, ...]] = (
         Field("flicker", pa.float64(), "mean |b - (b before + b after) / 2| of the frames' mean luma b", "0..1"),
     )
@@ -28,7 +28,8 @@ class Flicker:
         self._last: list[float] = []
 
     def frame(self, picture: Picture, index: int, time_s: float) -> None:
-        self._last.append(cv2.mean(picture.gray)[0] / 255.0)
+        blue, green, red, _ = cv2.mean(picture.tiny)
+        self._last.append((0.114 * blue + 0.587 * green + 0.299 * red) / 255.0)
         if len(self._last) == 3:
             before, now, after = self._last
             self._series.add(index - 2, index, abs(now - (before + after) / 2.0))

@@ -23,9 +23,11 @@ class Letterbox:
     """
 
     name: ClassVar[str] = "letterbox"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     columns: ClassVar[tuple[Field, ...]] = (
         Field("letterbox", pa.float64(), "share of the frame's area that is black border throughout the clip", "0..1"),
+        Field("bars_above_below", pa.float64(), "share of the frame's height under black bars (letterbox)", "0..1"),
+        Field("bars_beside", pa.float64(), "share of the frame's width under black bars (pillarbox)", "0..1"),
     )
 
     def start(self, info: VideoInfo) -> None:
@@ -39,19 +41,28 @@ class Letterbox:
     def clip(self, start_frame: int, end_frame: int) -> dict[str, float | None]:
         top, bottom, left, right = self._series.take(start_frame, end_frame)
         if top is None or bottom is None or left is None or right is None:
-            return {"letterbox": None}
-        return {"letterbox": 1.0 - (1.0 - top - bottom) * (1.0 - left - right)}
+            return {column.name: None for column in self.columns}
+        rows, columns = top + bottom, left + right
+        return {"letterbox": 1.0 - (1.0 - rows) * (1.0 - columns), "bars_above_below": rows, "bars_beside": columns}
 
 
 def borders(gray: np.ndarray) -> tuple[float | None, ...]:
     """Black border at top, bottom, left and right as shares of height and width; None for a picture black throughout."""
-    rows = (gray.mean(axis=1) <= _BLACK) & (gray.std(axis=1) <= _EVEN)
+    rows = _black(gray)
     if rows.all():
         return None, None, None, None
     top, bottom = int(np.argmin(rows)), int(np.argmin(rows[::-1]))
-    inside = gray[top : len(rows) - bottom]  # without the bars, which would dilute a column that is not black
-    columns = (inside.mean(axis=0) <= _BLACK) & (inside.std(axis=0) <= _EVEN)
+    # without the bars, which would dilute a column that is not black
+    columns = _black(gray[top : len(rows) - bottom].T)
     if columns.all():
         return None, None, None, None
     left, right = int(np.argmin(columns)), int(np.argmin(columns[::-1]))
     return top / len(rows), bottom / len(rows), left / len(columns), right / len(columns)
+
+
+def _black(lines: np.ndarray) -> np.ndarray:
+    """Which rows of a uint8 picture are black and even."""
+    dark = lines.sum(axis=1, dtype=np.uint32) <= _BLACK * lines.shape[1]
+    if dark.any():
+        dark[dark] = lines[dark].std(axis=1) <= _EVEN
+    return dark

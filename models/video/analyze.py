@@ -10,21 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 from models.scorers.base import Picture, Scorer, VideoInfo
 from models.scorers.catalog import scorer_class
-from models.video.image import image_codec, read_image
+from models.video.image import read_image
 from models.video.keyframes import KeyFrame, KeyFramePicker
 from models.video.reader import MAX_PIXELS, VideoFacts, VideoReader
-from models.video.shots import Boundary, ShotDetector, ShotParams
+from models.video.shots import Boundary, ShotParams, shot_detector
 from models.video.sniff import MediaType
 
-ANALYZE_VERSION = "1"
+ANALYZE_VERSION = "2"
 
 cv2.setNumThreads(1)  # one process a core: threads of OpenCV's would only fight the other workers
 
 _HASH_CHUNK = 1 << 20
 _BEAT_S = 0.5  # between signs of life
+# frames in which shots are looked for at once: what the detector works with stays in the caches between them
+_BURST = 16
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ def analyze_video(
 
 def _analyze_image(path: str | Path, max_pixels: int) -> Analysis:
     started = time.perf_counter()
-    picture = read_image(path, max_pixels=max_pixels)
-    facts = VideoFacts(image_codec(path), picture.shape[1], picture.shape[0], 0, 1, 0.0, None)
+    picture, codec = read_image(path, max_pixels=max_pixels)
+    facts = VideoFacts(codec, picture.shape[1], picture.shape[0], 0, 1, 0.0, None)
     return Analysis(facts, seconds={"decode": time.perf_counter() - started})
 
 
@@ -112,7 +115,8 @@ class _Pass:
         on_progress: Callable[[], None],
     ) -> None:
         self.given = list(shots) if shots is not None else None
-        self.detector = ShotDetector(shot_params) if shots is None else None
+        self.detector = shot_detector(shot_params) if shots is None else None
+        self.undetected: list[tuple[np.ndarray, int, float]] = []
         self.picker = KeyFramePicker() if keyframes else None
         self.scorers = list(scorers)
         self.on_progress = on_progress
@@ -146,29 +150,37 @@ class _Pass:
 
     def _begin(self, info: VideoInfo) -> None:
         for scorer in list(self.scorers):
-            self._guarded(scorer, lambda s=scorer: s.start(info))  # type: ignore[misc]
+            self._guarded(scorer, scorer.start, info)
 
     def _frame(self, picture: Picture, index: int, time_s: float) -> None:
-        found: list[Boundary] = []
         if self.detector is not None:
             clock = time.perf_counter()
-            plane = picture.bgr
+            self.undetected.append((picture.tiny, index, time_s))
             self.seconds["plane"] += time.perf_counter() - clock
-            clock = time.perf_counter()
-            found = self.detector.frame(plane, index, time_s)
-            self.seconds["shots"] += time.perf_counter() - clock
         for scorer in list(self.scorers):
-            self._guarded(scorer, lambda s=scorer: s.frame(picture, index, time_s))  # type: ignore[misc]
+            self._guarded(scorer, scorer.frame, picture, index, time_s)
         if self.picker is not None:
             clock = time.perf_counter()
             self.picker.frame(picture, index, time_s)
             self.seconds["keyframes"] += time.perf_counter() - clock
+        if len(self.undetected) >= _BURST:
+            self._detect()
+        self._close_given(index, final=False)
+
+    def _detect(self) -> None:
+        """Look for boundaries in the frames that have gathered."""
+        if self.detector is None:
+            return
+        clock = time.perf_counter()
+        found = [b for plane, index, time_s in self.undetected for b in self.detector.frame(plane, index, time_s)]
+        self.undetected.clear()
+        self.seconds["shots"] += time.perf_counter() - clock
         for boundary in found:
             self._close(boundary, boundary.kind)
-        self._close_given(index, final=False)
 
     def _end(self, facts: VideoFacts) -> None:
         if self.detector is not None:
+            self._detect()
             for boundary in self.detector.finish():
                 self._close(boundary, boundary.kind)
             self._close(Boundary(facts.frames, facts.duration_s, "cut"), "end")
@@ -201,7 +213,7 @@ class _Pass:
     def _finish_shot(self, shot: Shot) -> None:
         self.shots.append(shot)
         for scorer in list(self.scorers):
-            self._guarded(scorer, lambda s=scorer: self._score(s, shot))  # type: ignore[misc]
+            self._guarded(scorer, self._score, scorer, shot)
         if self.picker is not None:
             clock = time.perf_counter()
             self.keyframes.append(self.picker.clip(shot.start_frame, shot.end_frame, shot.start_s, shot.end_s))
@@ -214,11 +226,11 @@ class _Pass:
             raise ValueError(f"clip() returned columns {sorted(row)}, declared are {sorted(declared)}")
         self.scores[scorer.name].append({k: None if v is None else float(v) for k, v in row.items()})
 
-    def _guarded(self, scorer: Scorer, work: Callable[[], None]) -> None:
+    def _guarded(self, scorer: Scorer, work: Callable[..., None], *arguments: Any) -> None:
         """Run a scorer's part; one that raises is given up for this video."""
         clock = time.perf_counter()
         try:
-            work()
+            work(*arguments)
         except MemoryError:
             raise
         except Exception as error:

@@ -1,9 +1,10 @@
-"""Writes video: a clip cut frame-accurately out of a source, or an array of frames; and reads a short video back whole."""
+"""Writes video, frame by frame or from an array, the same bytes for the same frames; and reads a short video back whole."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from models.video.reader import Frame, VideoReader, fitted
+from models.video.reader import VideoReader
+from models.video.sound import RATE, Sound
 
 CLIP_MARK = "fulcrum clip"  # in the file's comment: written here, so its structure is known
 GOP_FRAMES = (
@@ -23,15 +25,64 @@ _CLOCK = Fraction(
     1, 90_000
 )  # divides the usual frame rates, and keeps the instants of a variable one to 11 microseconds
 
+SOUND_BITS = {"mono": 96_000, "stereo": 160_000}  # bits a second; above where people hear a difference
+
+_MATRIX_OF_RGB = Colorspace.ITU601  # by which the scaler turns RGB into the planes of a video
+
+
+@dataclass(frozen=True)
+class _Codec:
+    container: str
+    sound: str
+    options: dict[str, str]
+    preset: str  # the option that trades time for size
+
+
 # Quality near the source's own: an export is encoded once and trained on, so bytes are cheap and loss is not.
-_CODECS: dict[str, tuple[str, dict[str, str]]] = {
+_CODECS = {
     # Without mbtree=0 x264 gives other bytes from run to run at most widths, even with one thread; digests need the same.
-    "libx264": (
+    "libx264": _Codec(
         "mp4",
+        "aac",
         {"crf": "17", "preset": "veryfast", "bf": "0", "threads": "1", "x264-params": "mbtree=0:cpu-independent=1"},
+        "preset",
     ),
-    "libvpx-vp9": ("webm", {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "0", "threads": "1"}),
+    "libvpx-vp9": _Codec(
+        "webm",
+        "libopus",
+        {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "0", "threads": "1"},
+        "cpu-used",
+    ),
 }
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a clip is encoded. Raises ``EncodeError`` for a codec that is not offered.
+
+    ``crf`` is the codec's constant quality (0 is best; None: 17 for H.264, 24 for VP9), ``preset`` x264's preset by name or VP9's
+    ``cpu-used`` 0 to 8 (None: veryfast, 4), ``max_side`` the most pixels of the long side (None: the source's own), ``sound``
+    whether the source's sound is kept.
+    """
+
+    codec: str = "libx264"
+    crf: int | None = None
+    preset: str | None = None
+    max_side: int | None = None
+    sound: bool = False
+
+    def __post_init__(self) -> None:
+        if self.codec not in _CODECS:
+            raise EncodeError(f"codec {self.codec} is not offered; choose one of {', '.join(_CODECS)}")
+
+    @property
+    def suffix(self) -> str:
+        return f".{_CODECS[self.codec].container}"
+
+    def options(self) -> dict[str, str]:
+        codec = _CODECS[self.codec]
+        given = {"crf": None if self.crf is None else str(self.crf), codec.preset: self.preset}
+        return codec.options | {name: value for name, value in given.items() if value is not None}
 
 
 class EncodeError(Exception):
@@ -49,42 +100,7 @@ class EncodedInfo:
     height: int
     codec: str
     bytes: int
-
-
-def cut_clip(
-    source: str | Path,
-    start_frame: int,
-    end_frame: int,
-    out: str | Path,
-    codec: str = "libx264",
-    max_side: int | None = None,
-) -> EncodedInfo:
-    """Encode frames ``[start_frame, end_frame)`` of ``source`` (decoded frames in presentation order from 0), without sound.
-
-    Instants are kept, so a variable frame rate stays variable; rotation is applied; sizes are even, with the long side at
-    most ``max_side``. Raises ``EncodeError`` when the source ends before ``end_frame``, ``UndecodableError`` when it cannot
-    be read.
-    """
-    if not 0 <= start_frame < end_frame:
-        raise EncodeError(f"{source}: a clip from frame {start_frame} to {end_frame} holds no frame")
-    with VideoReader(source) as reader:
-        frames = _between(reader, start_frame, end_frame)
-        info = _encode(frames, reader.header_fps, out, codec, max_side)
-        if info.frames != end_frame - start_frame:
-            Path(out).unlink(missing_ok=True)
-            raise EncodeError(
-                f"{source} ended after frame {start_frame + info.frames}, before the clip's end at frame {end_frame}; "
-                "it changed since it was analysed, run the pipeline again"
-            )
-    return info
-
-
-def _between(reader: VideoReader, start: int, end: int) -> Iterable[Frame]:
-    for frame in reader:
-        if frame.index >= end:
-            return
-        if frame.index >= start:
-            yield frame
+    sound: bool = False
 
 
 def write_video(
@@ -102,89 +118,123 @@ def write_video(
     if not height or not width:
         raise EncodeError(f"{out}: {frames_FHWC.shape[2]} x {frames_FHWC.shape[1]} pixels are too few to encode")
     even = frames_FHWC[:, :height, :width]
-    raws = (
-        (n / fps, av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
-        for n, picture in enumerate(even)
-    )
-    return _write(raws, (width, height), fps, out, codec, crf)
-
-
-def _encode(
-    frames: Iterable[Frame], rate: float | None, out: str | Path, codec: str, max_side: int | None
-) -> EncodedInfo:
-    iterator = iter(frames)
-    first = next(iterator, None)
-    if first is None:
-        raise EncodeError(f"{out}: the source holds no frame of this clip; it changed since it was analysed")
-    width, height = fitted(first.size, max_side or max(first.size))
-    size = (max(2, width // 2 * 2), max(2, height // 2 * 2))
-    origin = first.time_s
-
-    def raws() -> Iterable[tuple[float, av.VideoFrame]]:
-        frame: Frame | None = first
-        while frame is not None:
-            if frame.rotation:
-                raw = av.VideoFrame.from_ndarray(frame.picture(size, "rgb24"), format="rgb24")
-            else:
-                raw = frame.raw
-            yield frame.time_s - origin, raw
-            frame = next(iterator, None)
-
-    return _write(raws(), size, rate or 25.0, out, codec, None)
-
-
-def _write(
-    raws: Iterable[tuple[float, av.VideoFrame]],
-    size: tuple[int, int],
-    rate: float,
-    out: str | Path,
-    codec: str,
-    crf: int | None,
-) -> EncodedInfo:
-    """Encode (instant in seconds, frame) pairs. The file appears under its name only when it is whole."""
-    if codec not in _CODECS:
-        raise EncodeError(f"codec {codec} is not offered; choose one of {', '.join(_CODECS)}")
-    container_format, options = _CODECS[codec]
-    options = {**options, **({} if crf is None else {"crf": str(crf)})}
-    # bitexact: a WebM would otherwise carry random ids, and equal videos would have different digests.
-    flags = {"fflags": "+bitexact", **({"movflags": "+faststart"} if container_format == "mp4" else {})}
-    partial = f"{os.fspath(out)}.partial"
-    scaler = VideoReformatter()
-    count, last, step = 0, 0.0, 1.0 / rate
+    writer = ClipWriter(out, (width, height), fps, Encoding(codec, crf))
     try:
-        with av.open(partial, "w", format=container_format, options=flags) as container:
-            container.metadata["comment"] = CLIP_MARK
-            stream = _stream(container, codec, rate, size, options)
-            for time_s, raw in raws:
-                frame = scaler.reformat(
-                    raw, *size, "yuv420p", interpolation=Interpolation.AREA, dst_color_range=ColorRange.MPEG, threads=1
-                )
-                frame.pts, frame.time_base = round(time_s / _CLOCK), _CLOCK
-                frame.pict_type = 0  # the source's own I, P and B must not steer this encoder
-                container.mux(stream.encode(frame))
-                if count:
-                    step = time_s - last
-                count, last = count + 1, time_s
-            container.mux(stream.encode(None))
-        os.replace(partial, out)
-    except (av.error.FFmpegError, ValueError) as error:
-        if isinstance(error, OSError):
-            raise  # a full disk is the machine's failure, not the clip's
-        raise EncodeError(f"{out}: the encoder {codec} failed: {error}") from error
+        for n, picture in enumerate(even):
+            writer.add(n / fps, av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))
+        return writer.finish()
     finally:
-        Path(partial).unlink(missing_ok=True)
-    duration = last + step
-    return EncodedInfo(count, duration, count / duration, size[0], size[1], codec, os.path.getsize(out))
+        writer.abandon()
 
 
-def _stream(container: Any, codec: str, rate: float, size: tuple[int, int], options: dict[str, str]) -> Any:
-    stream = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1001), options=options)
-    stream.width, stream.height = size
-    stream.pix_fmt = "yuv420p"
-    stream.time_base = stream.codec_context.time_base = _CLOCK
-    stream.codec_context.gop_size = GOP_FRAMES
-    stream.codec_context.thread_count = 1
-    return stream
+class ClipWriter:
+    """Encodes frames as they come; the file appears under its name when ``finish`` is called, and only then.
+
+    ``size`` is (width, height) in pixels, both even; ``rate`` a hint for the encoder in frames per second, the frames' own
+    instants are what is kept. ``sound`` is encoded beside them as far as the pictures go (AAC in MP4, Opus in WebM).
+    """
+
+    def __init__(
+        self, out: str | Path, size: tuple[int, int], rate: float, encoding: Encoding, sound: Sound | None = None
+    ) -> None:
+        self.out, self.size, self.encoding, self.sound = os.fspath(out), size, encoding, sound
+        self._partial = f"{self.out}.partial"
+        self._scaler = VideoReformatter()
+        self._count, self._last, self._step = 0, 0.0, 1.0 / rate
+        codec = _CODECS[encoding.codec]
+        # bitexact: a WebM would otherwise carry random ids, and equal videos would have different digests.
+        flags = {"fflags": "+bitexact", **({"movflags": "+faststart"} if codec.container == "mp4" else {})}
+        with self._named():
+            self._container = av.open(self._partial, "w", format=codec.container, options=flags)
+            self._container.metadata["comment"] = CLIP_MARK
+            self._stream = self._video(rate, encoding.options())
+            self._audio = self._sound_stream(codec.sound) if sound is not None else None
+
+    def _video(self, rate: float, options: dict[str, str]) -> Any:
+        stream: Any = self._container.add_stream(
+            self.encoding.codec, rate=Fraction(rate).limit_denominator(1001), options=options
+        )
+        stream.width, stream.height = self.size
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = stream.codec_context.time_base = _CLOCK
+        stream.codec_context.gop_size = GOP_FRAMES
+        stream.codec_context.thread_count = 1
+        return stream
+
+    def _sound_stream(self, codec: str) -> Any:
+        assert self.sound is not None
+        stream: Any = self._container.add_stream(codec, rate=RATE)
+        stream.codec_context.layout = self.sound.layout
+        stream.codec_context.bit_rate = SOUND_BITS[self.sound.layout]
+        return stream
+
+    def add(self, time_s: float, raw: av.VideoFrame) -> None:
+        """The next frame and its instant in seconds from the first. Raises ``EncodeError``."""
+        with self._named():
+            if not self._count:
+                self._tell_colours(raw)
+            frame = self._scaler.reformat(
+                raw, *self.size, "yuv420p", interpolation=Interpolation.AREA, dst_color_range=ColorRange.MPEG, threads=1
+            )
+            frame.pts, frame.time_base = round(time_s / _CLOCK), _CLOCK
+            frame.pict_type = 0  # the source's own I, P and B must not steer this encoder
+            self._container.mux(self._stream.encode(frame))
+            if self._audio is not None and self.sound is not None:
+                for piece in self.sound.until(time_s):
+                    self._container.mux(self._audio.encode(piece))
+            if self._count:
+                self._step = time_s - self._last
+            self._count, self._last = self._count + 1, time_s
+
+    def _tell_colours(self, raw: av.VideoFrame) -> None:
+        """What the numbers mean is not changed by encoding, so it is said as the source said it."""
+        context = self._stream.codec_context
+        context.color_range = ColorRange.MPEG
+        context.colorspace = _MATRIX_OF_RGB if raw.format.is_rgb else raw.colorspace
+        context.color_primaries, context.color_trc = raw.color_primaries, raw.color_trc
+
+    def finish(self) -> EncodedInfo:
+        """Write what is left and put the file in its place. Raises ``EncodeError``; without a frame there is no file."""
+        try:
+            if not self._count:
+                raise EncodeError(f"{self.out}: there is no frame to encode")
+            duration = self._last + self._step
+            with self._named():
+                if self._audio is not None and self.sound is not None:
+                    for piece in self.sound.rest(duration):
+                        self._container.mux(self._audio.encode(piece))
+                    self._container.mux(self._audio.encode(None))
+                self._container.mux(self._stream.encode(None))
+                self._container.close()
+            os.replace(self._partial, self.out)
+        finally:
+            self.abandon()
+        return EncodedInfo(
+            self._count, duration, self._count / duration, *self.size, self.encoding.codec, os.path.getsize(self.out),
+            self._audio is not None,
+        )  # fmt: skip
+
+    def abandon(self) -> None:
+        """Leave nothing behind."""
+        try:
+            self._container.close()
+        except (av.error.FFmpegError, ValueError, OSError):
+            pass  # a file that is thrown away need not be whole
+        if self.sound is not None:
+            self.sound.close()
+        Path(self._partial).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """The encoder's failure as ``EncodeError``; the machine's (a full disk) as it is."""
+        try:
+            yield
+        except (av.error.FFmpegError, ValueError) as error:
+            if hasattr(self, "_container"):
+                self.abandon()
+            if isinstance(error, OSError):
+                raise
+            raise EncodeError(f"{self.out}: the encoder {self.encoding.codec} failed: {error}") from error
 
 
 def read_video(path: str | Path) -> tuple[np.ndarray, float]:

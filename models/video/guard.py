@@ -21,6 +21,23 @@ _POLL_S = 0.2
 _START_S = 60.0  # to import OpenCV and PyAV, on a machine that is busy
 _STDERR_BYTES = 2000
 
+# What the child is told of this process's environment: where programs, libraries, caches and temporary files are, and how
+# many threads to use. Nothing else: passwords and keys are no business of a process that parses strangers' files.
+_ENVIRONMENT = {
+    "PATH",
+    "HOME",
+    "LANG",
+    "TZ",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "TORCH_HOME",
+}
+_ENVIRONMENT |= {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES"}
+_ENVIRONMENT_PREFIXES = ("LC_", "PYTHON", "OMP_", "MKL_", "OPENBLAS_", "OPENCV_", "MALLOC_")
+
 
 class GuardedFailure(Exception):
     """The work was given up. The message says what happened in words that go into the ledger as they are."""
@@ -92,9 +109,12 @@ class Guard:
             pipe = self._ready()
             pipe.send_bytes(request)
         started = last_sign = time.monotonic()
+        begun = False  # what the child imports for its first request is not charged to that request's file
         while True:
             kind, value = self._receive(pipe)
             now = time.monotonic()
+            if kind == "begun":
+                begun, started, last_sign = True, now, now
             if kind == "result":
                 if self._resident() > limits.memory_bytes // 2:
                     self.close()  # leaks of many files must not be charged to the next one
@@ -103,7 +123,9 @@ class Guard:
                 raise value
             if kind == "memory":
                 self.close()  # its heap is in fragments; a fresh child starts clean
-                raise OutOfMemoryError(f"decoding it took more than the {_size(limits.memory_bytes)} of memory allowed")
+                raise OutOfMemoryError(
+                    f"decoding it asked for more than the {_size(limits.memory_bytes)} of memory allowed"
+                )
             if kind == "beat":
                 last_sign = now
             if self._resident() > limits.memory_bytes:
@@ -111,6 +133,13 @@ class Guard:
                 raise OutOfMemoryError(
                     f"decoding it took more than the {_size(limits.memory_bytes)} of memory allowed; stopped"
                 )
+            if not begun:
+                if now - started > _START_S:
+                    self.close()
+                    raise WorkerStartError(
+                        f"the decoding process did not import {call} within {_START_S:g} s; the machine may be overloaded"
+                    )
+                continue
             if now - started > limits.limit_s:
                 self.close()
                 raise TimedOutError(f"it was not done after {limits.limit_s:g} s, the limit for one file; stopped")
@@ -154,7 +183,7 @@ class Guard:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                env=_environment(),
             )
         finally:
             theirs.close()
@@ -216,6 +245,11 @@ class Guard:
                 return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         except (OSError, ValueError, IndexError):
             return 0
+
+
+def _environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k in _ENVIRONMENT or k.startswith(_ENVIRONMENT_PREFIXES)}
+    return {**kept, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _size(count: int) -> str:

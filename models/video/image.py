@@ -10,25 +10,25 @@ import numpy as np
 from models.video.reader import IMAGE_FORMATS, MAX_PIXELS, PixelLimitError, UndecodableError, open_container
 
 
-def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """A photograph as shown (EXIF orientation applied): uint8 BGR HWC. Raises ``UndecodableError``."""
-    with open_container(path, IMAGE_FORMATS) as container:
-        streams = [s for s in container.streams if s.type == "video"]
-        if streams and streams[0].codec_context is not None:
-            width, height = streams[0].codec_context.width, streams[0].codec_context.height
-            if width * height > max_pixels:
-                raise PixelLimitError(f"it is {width} x {height} pixels; the limit is {max_pixels:,} pixels")
+def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str]:
+    """A photograph as shown (EXIF orientation applied), uint8 BGR HWC, and its codec, e.g. ``mjpeg`` or ``png``.
+
+    Raises ``UndecodableError``.
+    """
+    with open_container(path, IMAGE_FORMATS) as container:  # for its header: OpenCV knows no limit of ours
+        context = next((s.codec_context for s in container.streams if s.type == "video"), None)
+        if context is None or not context.width * context.height:
+            raise UndecodableError("its header states no size that a picture can have")
+        codec = str(context.codec.canonical_name)
+        if context.width * context.height > max_pixels:
+            raise PixelLimitError(
+                f"it is {context.width} x {context.height} pixels; the limit is {max_pixels:,} pixels"
+            )
     data = np.fromfile(path, np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UndecodableError(f"its {data.size:,} bytes are no picture that can be decoded ({error.err})") from error
     if picture is None:
         raise UndecodableError(f"its {data.size:,} bytes are not a picture that can be decoded, or the file is cut off")
-    return picture
-
-
-def image_codec(path: str | Path) -> str:
-    """The codec of a photograph, e.g. ``mjpeg`` or ``png``."""
-    with open_container(path, IMAGE_FORMATS) as container:
-        for stream in container.streams:
-            if stream.type == "video" and stream.codec_context is not None:
-                return str(stream.codec_context.codec.canonical_name)
-    return "unknown"
+    return picture, codec

@@ -1,26 +1,33 @@
-"""Decides whether two clips are the same footage: re-encoded, rescaled, slightly cropped or trimmed, at the same speed.
+"""Decides whether two clips are the same footage: re-encoded, rescaled, cropped, trimmed, re-timed, with a logo or other tones.
 
 Key frames alone cannot tell a copy from another take of the same scene: two people before one static background differ
-less in a picture's hash than a clip and its own crop. Time can. Both clips become short sequences of small grey frames;
-after registration (scale, position, offset in time) a copy differs from the original much less than the original differs
-from itself a moment later, and another take differs about as much or more.
+less in a picture's hash than a clip and its own crop. Time can. Both clips are short sequences of small frames
+(``signature.py``). They are registered in space (a crop of one is a part of the other), aligned in time (a start and a
+speed) and in tone; then a copy differs from the original much less than the original differs from itself a moment later,
+and another take differs about as much or more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-SIDE = 48  # px; the grid every frame is averaged to, whatever its shape
-RATE = 8.0  # frames per second of a signature
-SECONDS = 20.0  # the most of a clip that is compared, from its start
-_SCALES = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72)  # side of the crop as a share of the original's side
+from models.video.register import FLAT, PARTS, TAILS, Place, calm, pick, refine, register, spread, warp
+from models.video.signature import HALF, RATE, Signature
+
+NEAR_VERSION = "1"  # raise it when verdicts would differ
+
+_AT_LEAST = 0.55  # correlation of the best place from which two clips are worth aligning
+_SPEEDS = np.concatenate([[1.0], np.linspace(0.84, 1.19, 36)])
 _STRONGEST = 0.1  # share of pixels, those that differ most: a moving subject is small, coding noise is everywhere
-_REGISTERED = 0.995  # correlation above which whole pixels are good enough
-_BLUR = 1.0  # px of the grid
-_FLAT = 4.0  # grey levels; a frame with less contrast is not amplified into pure noise
+_MOST = 75  # percentile of the frames that must agree: an insert that long is another edit
+_BLUR = 1.0  # px of the signature's grid
+_GRID = 24  # px; registered frames are compared on this grid, on which coding noise has averaged out
+_EDGE = 5  # px of that grid; overlays (logos, captions) lie this near to the upper or lower edge
+_OVERLAY = 0.4  # standard deviations by which an overlay differs from what it covers, in most frames
+_MOST_OVERLAY = 0.1  # share of pixels
+_EVERY = 7  # of the pixels, one that tones are fitted to
 
 
 @dataclass(frozen=True)
@@ -29,177 +36,242 @@ class NearRule:
 
     ``ratio``: the difference between them, over the difference of the clip from itself at other instants. ``floor``: a
     difference (in standard deviations of a frame) that is coding noise even where nothing moves. ``overlap``: share of the
-    shorter clip that must be compared.
+    shorter clip that must be compared. ``ceiling``: a difference that no copy has, however much moves. ``spot``:
+    how much one place may differ most of the time, other than an overlay near an edge.
     """
 
-    ratio: float = 0.45
-    floor: float = 0.05
+    ratio: float = 0.55
+    floor: float = 0.22
+    ceiling: float = 0.9
+    spot: float = 1.1
     overlap: float = 0.8
 
 
 @dataclass(frozen=True)
 class Match:
-    """How two clips compare: ``difference`` between them and ``variation`` within, offset in frames at ``RATE``."""
+    """How two clips compare: ``difference`` between them and ``variation`` within, in standard deviations of a frame.
+
+    Instant ``t`` of the second clip is instant ``start_s + speed * t`` of the first, in seconds from each clip's start.
+    """
 
     same: bool
     difference: float
     variation: float
-    scale: float
-    offset: int
+    start_s: float = 0.0
+    speed: float = 1.0
 
 
-class SignatureBuilder:
-    """Makes a signature from a clip's frames as they are decoded; ask ``wants`` first and scale only what it takes.
-
-    Each slot of 1 / ``RATE`` seconds takes the first frame at or after its instant, so that a source with dropped frames or
-    another rate fills the same slots with nearly the same pictures.
-    """
-
-    def __init__(self) -> None:
-        self._taken: list[np.ndarray] = []
-
-    def wants(self, seconds: float) -> bool:
-        """Whether the frame at this instant, relative to the clip's first frame, fills a slot."""
-        return seconds < SECONDS and seconds + 1e-6 >= len(self._taken) / RATE
-
-    def add(self, seconds: float, grey_HW: np.ndarray) -> None:
-        """Take a wanted frame: grey uint8 of any size."""
-        import cv2
-
-        small = grey_HW
-        if grey_HW.shape != (SIDE, SIDE):
-            small = cv2.resize(np.ascontiguousarray(grey_HW), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        # a gap in the source repeats the picture that a player would still be showing
-        while self._taken and (len(self._taken) + 1) / RATE <= seconds:
-            self._taken.append(self._taken[-1])
-        self._taken.append(small)
-
-    def finish(self) -> np.ndarray:
-        """uint8 (T, SIDE, SIDE); T is 0 for a clip without frames."""
-        return np.stack(self._taken) if self._taken else np.zeros((0, SIDE, SIDE), np.uint8)
+_NOTHING = Match(False, float("inf"), 0.0)
 
 
-def signature(frames: Iterable[tuple[float, np.ndarray]]) -> np.ndarray:
-    """The signature of a stream of (seconds since the clip's start, grey uint8 frame)."""
-    builder = SignatureBuilder()
-    for seconds, grey in frames:
-        if builder.wants(seconds):
-            builder.add(seconds, grey)
-    return builder.finish()
-
-
-def is_flat(signature_THW: np.ndarray) -> bool:
+def is_flat(luma_THW: np.ndarray) -> bool:
     """Whether a clip shows next to nothing (black, a blank slide): everything would match it."""
-    return len(signature_THW) < 2 or float(np.median(signature_THW.std(axis=(1, 2)))) < _FLAT
+    return len(luma_THW) < 2 or float(np.median(luma_THW.std(axis=(1, 2)))) < FLAT
 
 
-def compare(one_THW: np.ndarray, two_THW: np.ndarray, rule: NearRule | None = None) -> Match:
-    """Register two signatures and judge whether they are the same footage. Symmetric up to rounding."""
+def compare(one: Signature, two: Signature, rule: NearRule | None = None, mirrored: bool = False) -> Match:
+    """Register two signatures and judge whether they are the same footage; ``mirrored`` turns the second left to right.
+
+    Damaged frames are not compared. Symmetric up to rounding.
+    """
     rule = rule or NearRule()
-    if is_flat(one_THW) or is_flat(two_THW):
-        return Match(False, float("inf"), 0.0, 1.0, 0)
-    first, second = _register(two_THW, one_THW), _register(one_THW, two_THW)
-    if first.correlation > second.correlation:
-        whole, part, place = two_THW, one_THW, first
-    else:
-        whole, part, place = one_THW, two_THW, second
-    a, b = _standard(_warp(whole, _refine(whole, part, place))), _standard(part)
-    need = max(2, int(np.ceil(rule.overlap * min(len(a), len(b)))))
-    best: tuple[float, int, int, int] | None = None
-    for offset in range(need - len(b), len(a) - need + 1):
-        start, end = max(0, -offset), min(len(b), len(a) - offset)
-        if end - start < need:
-            continue
-        difference = float(np.median(_differences(a[start + offset : end + offset], b[start:end])))
-        if best is None or difference < best[0]:
-            best = (difference, offset, start, end)
-    if best is None:
-        return Match(False, float("inf"), 0.0, place.side / SIDE, 0)
-    difference, offset, start, end = best
-    variation = _variation(b[start:end])
-    same = difference <= max(rule.floor, rule.ratio * variation)
-    return Match(same, difference, variation, place.side / SIDE, offset)
+    if is_flat(one.luma) or is_flat(two.luma) or min((~one.damaged).sum(), (~two.damaged).sum()) < 2:
+        return _NOTHING
+    if mirrored:
+        two = two.mirrored
+    calm_one, calm_two = calm(one.luma), calm(two.luma)
+    good_one, good_two = np.flatnonzero(~one.damaged), np.flatnonzero(~two.damaged)
+    second = register(calm_one, calm_two, good_one, good_two)
+    first = second if second.whole else register(calm_two, calm_one, good_two, good_one)
+    if max(first.correlation, second.correlation) < _AT_LEAST:
+        return _NOTHING
+    if first.correlation > second.correlation + 1e-3:
+        match = _aligned(two, one, calm_two, calm_one, first, rule)
+        return Match(match.same, match.difference, match.variation, -match.start_s / match.speed, 1 / match.speed)
+    return _aligned(one, two, calm_one, calm_two, second, rule)
+
+
+def _aligned(
+    whole: Signature, part: Signature, calm_whole: np.ndarray, calm_part: np.ndarray, place: Place, rule: NearRule
+) -> Match:
+    b = _standard(part.luma)
+    line: _Line | None = None
+    into_whole = place.into_whole
+
+    def fit(start: np.ndarray, pairs: list[tuple[int, int]]) -> None:
+        nonlocal line, into_whole
+        refined = refine(calm_whole, calm_part, start, pairs)
+        found = _line(_standard(warp(whole.luma, refined)), b, whole.damaged, part.damaged, rule.overlap)
+        if found is not None and (line is None or found.cost < line.cost):
+            line, into_whole = found, refined
+
+    # By the frames that look most alike; as if both were whole, since what pans looks alike at a wrong instant in a wrong
+    # place; and by the frames that belong together on the better line.
+    fit(place.into_whole, place.pairs)
+    last_whole, last_part = len(whole) - 1, max(1, len(part) - 1)
+    fit(place.into_whole, [(round(last_whole * at / last_part), at) for _, at in place.pairs])
+    if line is not None:
+        fit(into_whole, [(int(line.at[j]), int(j)) for j in pick(np.flatnonzero(line.at >= 0), PARTS)])
+    if line is None:
+        return _NOTHING
+    a = _standard(warp(whole.luma, into_whole))
+    inside = np.flatnonzero(line.at >= 0)
+    # a frame taken a moment earlier or later is no other footage
+    around = np.clip(line.at[inside][:, None] + np.array([0, -1, 1]), 0, len(a) - 1)
+    nearest = np.argmin(((a[around] - b[inside][:, None]) ** 2).mean(axis=2), axis=1)
+    at = around[np.arange(len(around)), nearest]
+    a_CTN, b_CTN = _planes(whole, into_whole)[:, at], _planes(part)[:, inside]
+    apart = np.sqrt(((_tones(a_CTN, b_CTN) - b_CTN) ** 2).sum(axis=0))
+    shown = ~_overlaid(apart / _contrast(b_CTN))
+    unit = _contrast(b_CTN[:, :, shown])
+    difference = float(np.percentile(_strongest(apart[:, shown]), _MOST)) / unit
+    variation = _variation(b_CTN[:, :, shown]) / unit
+    same = difference <= min(rule.ceiling, max(rule.floor, rule.ratio * variation))
+    same = same and _spot(np.where(shown, np.median(apart, axis=0), 0)) / unit <= rule.spot
+    return Match(same, difference, variation, line.offset / RATE, line.speed)
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where the part's middle frame fits best: in which frame of the whole, and on which square of it."""
+class _Line:
+    """How the part runs along the whole: for each of its frames the whole's (-1 for none or a damaged one)."""
 
-    correlation: float
-    frame: int
-    side: int
-    top: int
-    left: int
+    cost: float
+    speed: float
+    offset: int
+    at: np.ndarray
 
 
-def _register(whole_THW: np.ndarray, part_THW: np.ndarray) -> _Place:
-    """Search for the part's middle frame inside the frames of the whole, at every scale and whole pixel."""
-    import cv2
+def _line(a_TN: np.ndarray, b_TN: np.ndarray, bad_a: np.ndarray, bad_b: np.ndarray, overlap: float) -> _Line | None:
+    """The start and speed at which ``b`` runs along ``a`` with the least mean squared difference.
 
-    middle = part_THW[len(part_THW) // 2]
-    best = _Place(-2.0, 0, SIDE, 0, 0)
-    for scale in _SCALES:
-        side = round(SIDE * scale)
-        template = cv2.resize(middle, (side, side), interpolation=cv2.INTER_AREA)
-        for number, frame in enumerate(whole_THW):
-            _, value, _, (left, top) = cv2.minMaxLoc(cv2.matchTemplate(frame, template, cv2.TM_CCOEFF_NORMED))
-            # a smaller square always fits a little better, since it has fewer pixels to explain
-            if value > best.correlation + 1e-3:
-                best = _Place(float(value), number, side, top, left)
+    None where no placement covers ``overlap`` of the shorter clip with undamaged frames.
+    """
+    square = (a_TN**2).mean(axis=1)[:, None] + (b_TN**2).mean(axis=1)[None] - 2 * (a_TN @ b_TN.T) / a_TN.shape[1]
+    usable = ~(bad_a[:, None] | bad_b[None])
+    count_a, count_b = square.shape
+    step = np.arange(count_b)
+    best: _Line | None = None
+    for speed in _SPEEDS:
+        # of the shorter clip, in frames of b; what is damaged cannot be asked for
+        need = max(2, int(np.ceil(overlap * min(count_a / speed, count_b, float((~bad_b).sum())) - 1e-6)))
+        offsets = np.arange(need - count_b, count_a - int((need - 1) * speed))[:, None]
+        at = np.rint(offsets + speed * step[None]).astype(np.int64)
+        valid = (at >= 0) & (at < count_a)
+        safe = np.clip(at, 0, count_a - 1)
+        valid &= usable[safe, step[None]]
+        enough = valid.sum(axis=1) >= need
+        if not enough.any():
+            continue
+        total = np.where(valid, square[safe, step[None]], 0).sum(axis=1)
+        # what is left out has to be paid for, or a line would leave out what fits worst
+        covered = valid.sum(axis=1)
+        cost = np.where(enough, total / np.maximum(covered, 1) * (covered.max() / np.maximum(covered, 1)), np.inf)
+        row = int(np.argmin(cost))
+        # equal speed unless another is better: where nothing moves, every speed fits
+        if best is None or cost[row] < best.cost * 0.99 - 1e-6:
+            best = _Line(float(cost[row]), float(speed), int(offsets[row, 0]), np.where(valid[row], at[row], -1))
     return best
 
 
-def _refine(whole_THW: np.ndarray, part_THW: np.ndarray, place: _Place) -> np.ndarray:
-    """Affine map (2, 3) from the part's pixels to the whole's, to a fraction of a pixel, starting from the square found.
-
-    Enhanced correlation (Evangelidis and Psarakis, PAMI 2008). Where it does not converge the square itself is the answer.
-    """
-    import cv2
-
-    scale = place.side / SIDE
-    shift = (scale - 1) / 2  # pixel centres: the part's pixel 0 covers the square's first ``scale`` pixels
-    start = np.array([[scale, 0, place.left + shift], [0, scale, place.top + shift]], np.float32)
-    if place.side == SIDE and place.correlation > _REGISTERED:
-        return start
-    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
-    middle = part_THW[len(part_THW) // 2]
-    try:
-        _, found = cv2.findTransformECC(middle, whole_THW[place.frame], start.copy(), cv2.MOTION_AFFINE, stop, None, 3)
-    except cv2.error:
-        return start
-    return np.asarray(found, np.float32)
-
-
-def _warp(frames_THW: np.ndarray, into_whole: np.ndarray) -> np.ndarray:
-    import cv2
-
-    if np.array_equal(into_whole, np.eye(2, 3)):
-        return frames_THW
-    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    return np.stack(
-        [cv2.warpAffine(f, into_whole, (SIDE, SIDE), flags=flags, borderMode=cv2.BORDER_REPLICATE) for f in frames_THW]
-    )
+# -- difference --------------------------------------------------------------------------------------------------------
 
 
 def _standard(frames_THW: np.ndarray) -> np.ndarray:
-    """Each frame slightly blurred, with mean 0 and standard deviation 1; float32 (T, SIDE * SIDE).
+    """Each frame blurred, on the smaller grid, with mean 0 and standard deviation 1 but for its extremes; float32 (T, _GRID * _GRID).
 
     The blur hides what resampling a crop cannot restore, the scaling what a change of exposure did.
     """
+    flat = _soften(frames_THW, _BLUR)
+    low, high = np.percentile(flat, TAILS, axis=1, keepdims=True)
+    body = np.clip(flat, low, high)  # a white logo must not make the rest look pale
+    scale = np.maximum(body.std(axis=1, keepdims=True), FLAT)
+    return np.asarray((flat - body.mean(axis=1, keepdims=True)) / scale, np.float32)
+
+
+def _planes(signature: Signature, into_whole: np.ndarray | None = None) -> np.ndarray:
+    """Luma and chroma on the smaller grid, blurred alike; float32 (3, T, _GRID * _GRID), grey levels."""
+    luma, chroma = signature.luma, signature.chroma
+    if into_whole is not None:
+        luma = warp(luma, into_whole)
+        half = into_whole.copy()
+        # the same map between pixels twice as large: their centres lie half a small pixel further
+        half[:, 2] = (into_whole[:, :2] @ np.array([0.5, 0.5]) + into_whole[:, 2] - 0.5) / 2
+        chroma = np.stack([warp(plane, half, HALF) for plane in chroma.transpose(1, 0, 2, 3)], axis=1)
+
+    chroma_CTN = [_soften(plane, _BLUR / 2) for plane in chroma.transpose(1, 0, 2, 3)]
+    return np.stack([_soften(luma, _BLUR), *chroma_CTN])
+
+
+def _soften(frames_THW: np.ndarray, blur: float) -> np.ndarray:
+    """Frames blurred (in their own pixels) and averaged to the smaller grid: float32 (T, _GRID * _GRID)."""
     import cv2
 
-    soft = np.stack([cv2.GaussianBlur(frame.astype(np.float32), (0, 0), _BLUR) for frame in frames_THW])
-    flat = soft.reshape(len(soft), -1)
-    return (flat - flat.mean(axis=1, keepdims=True)) / np.maximum(flat.std(axis=1, keepdims=True), _FLAT)
+    soft = [cv2.GaussianBlur(frame.astype(np.float32), (0, 0), blur) for frame in frames_THW]
+    return np.stack([cv2.resize(frame, (_GRID, _GRID), interpolation=cv2.INTER_AREA).ravel() for frame in soft])
 
 
-def _differences(one_TN: np.ndarray, two_TN: np.ndarray) -> np.ndarray:
+def _tones(a_CTN: np.ndarray, b_CTN: np.ndarray) -> np.ndarray:
+    """``a`` with the tones of ``b``: for all frames one curve of luma and one mixture of luma and chroma for each chroma plane,
+    so that gamma, contrast, saturation and a cast are no difference.
+
+    Fitted with Cauchy weights, so that neither a logo nor another subject bends them.
+    """
+    luma = (a_CTN[0] - 128) / 64
+    result = np.empty_like(b_CTN)
+    for plane in range(3):
+        first = luma if plane == 0 else (a_CTN[plane] - 128) / 64
+        second = luma**2 if plane == 0 else luma
+        terms = np.stack([np.ones_like(first), first, second], axis=-1).reshape(-1, 3)[::_EVERY]
+        target = b_CTN[plane].reshape(-1)[::_EVERY]
+        weight = np.ones(len(target), np.float32)
+        fit = np.zeros(3)
+        for _ in range(5):
+            weighted = terms * weight[:, None]
+            # the ridge keeps the curve straight where the tones are too few to tell its bend
+            fit = np.linalg.solve(weighted.T @ terms + np.diag([1e-3, 1e-3, 1e-3 * len(target)]), weighted.T @ target)
+            rest = np.abs(target - terms @ fit)
+            weight = 1 / (1 + (rest / (2 * float(np.median(rest)) + 1)) ** 2)
+        result[plane] = fit[0] + fit[1] * first + fit[2] * second
+    return result
+
+
+def _contrast(frames_CTN: np.ndarray) -> float:
+    """Standard deviation within a frame over all planes, median over frames; grey levels."""
+    return float(np.median(np.sqrt(frames_CTN.var(axis=2).sum(axis=0)))) + 1e-3
+
+
+def _overlaid(apart_TN: np.ndarray) -> np.ndarray:
+    """Pixels (bool) near the upper and lower edge that differ in most frames, where they are few: a logo or caption laid over one clip.
+
+    The middle is never left out: a subject that stands still there is what tells two takes apart.
+    """
+    import cv2
+
+    margin = np.ones((_GRID, _GRID), bool)
+    margin[_EDGE : _GRID - _EDGE] = False
+    lasting = (np.percentile(apart_TN, 25, axis=0).reshape(_GRID, _GRID) > _OVERLAY) & margin
+    wide = cv2.dilate(lasting.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & margin
+    return wide.ravel() if lasting.mean() <= _MOST_OVERLAY else np.zeros(_GRID * _GRID, bool)
+
+
+def _spot(lasting_N: np.ndarray) -> float:
+    """The strongest place, three pixels wide, of what differs most of the time: another subject where this one stands."""
+    import cv2
+
+    return float(cv2.blur(lasting_N.reshape(_GRID, _GRID), (3, 3)).max())
+
+
+def _strongest(apart_TN: np.ndarray) -> np.ndarray:
     """Per frame, the mean of the strongest tenth of absolute differences."""
-    apart = np.abs(one_TN - two_TN)
-    count = int(apart.shape[1] * _STRONGEST)
-    return np.asarray(np.partition(apart, -count, axis=1)[:, -count:].mean(axis=1))
+    count = max(1, int(apart_TN.shape[1] * _STRONGEST))
+    return np.asarray(np.partition(apart_TN, -count, axis=1)[:, -count:].mean(axis=1))
 
 
-def _variation(frames_TN: np.ndarray) -> float:
-    """Median difference of a clip's frames from its other frames."""
-    return float(np.median([np.median(_differences(frames_TN, frame[None])) for frame in frames_TN]))
+def _variation(frames_CTN: np.ndarray) -> float:
+    """Median difference of a clip's frames from its other frames, over at most 12 of them; in grey levels."""
+    chosen = frames_CTN[:, spread(frames_CTN.shape[1], 12)].transpose(1, 0, 2)
+    apart = [_strongest(np.sqrt(((chosen - frame[None]) ** 2).sum(axis=1))) for frame in chosen]
+    return float(np.median([np.median(one) for one in apart]))

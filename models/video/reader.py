@@ -155,20 +155,18 @@ def _why_unopened(name: str, size: int, error: Exception) -> str:
             f"the MP4 index (moov box) is missing or damaged, so nothing in its {size:,} bytes can be located ({reason}); "
             "the recording or download probably stopped early"
         )
-    if head.lstrip()[:4] in (b"#EXT", b"<?xm", b"ffco"):
+    if head.lstrip()[:4] in (b"#EXT", b"<?xm", b"ffco", b"v=0\r", b"v=0\n", b"[Ref"):
         return "it is a playlist or manifest, and playlists are not followed"
-    return f"its {size:,} bytes are not media in a known container ({reason})"
+    return f"its {size:,} bytes are not video in a known container ({reason})"
 
 
-_FORMATS = ",".join(
-    sorted(
-        part
-        for part in av.formats_available
-        if part
-        not in {"hls", "dash", "concat", "concatf", "applehttp", "sdp", "rtp", "rtsp", "lavfi", "tedcaptions", "imf",
-                "image2", "webm_dash_manifest", "v4l2", "video4linux2,v4l2", "fbdev", "alsa", "oss"}
-    )
-)  # fmt: skip
+# Containers of moving pictures that hold all they need. Of FFmpeg's 300 other demuxers some follow names to other files or
+# hosts (hls, dash, concat, sdp, imf, vobsub), some open devices or filter graphs, some draw text files as pictures (tty, bin),
+# and each is code that a crafted file could reach.
+_FORMATS = (
+    "mov,mp4,matroska,webm,avi,flv,live_flv,kux,asf,asf_o,mpeg,mpegvideo,mpegts,mpegtsraw,ogg,mxf,gif,ivf,yuv4mpegpipe,"
+    "dv,nut,rm,wtv,h264,hevc,m4v,obu"
+)
 
 IMAGE_FORMATS = "image2,jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe"
 
@@ -257,9 +255,10 @@ class VideoReader:
     def __iter__(self) -> Iterator[Frame]:
         for number, stream in enumerate(self._streams):
             if number:  # the main stream held no picture; another may
-                self.container.close()
-                self.container = open_container(self.path)
-                stream = self.container.streams[stream.index]
+                try:
+                    self.container.seek(0)  # not opened anew: of a damaged file FFmpeg may find other streams each time
+                except (av.error.FFmpegError, OSError):
+                    break
                 self._prepare(stream)
             yield from self._timed(stream)
             if self.frames:

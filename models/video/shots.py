@@ -1,100 +1,125 @@
-"""Finds where shots begin and end, from frames fed one by one: hard cuts by PySceneDetect, dissolves and fades by ourselves."""
+"""Finds where shots begin and end, from frames fed one by one: hard cuts, dissolves, wipes and fades."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import deque
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Literal
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
-from scenedetect.common import FrameTimecode
-from scenedetect.detectors import AdaptiveDetector
 
+from models.video.fades import Fade, FadeFinder, FadeParams
+from models.video.gradual import REACH_S, Gradual, GradualFinder, GradualParams
+from models.video.hard_cuts import CutFinder, CutParams
 from models.video.reader import fitted
+from models.video.thumbs import Recent, thumb_of
 
 Kind = Literal["cut", "dissolve", "fade"]
 
-SHOTS_VERSION = "1"
+SHOTS_VERSION = "2"
 
-_ANY_RATE = Fraction(25)  # a timecode wants one; nothing depends on it
-_FEWEST = 8  # frames remembered however far apart they are: a cut is announced two frames late
 _PLANE = 160  # px, long side of what hard cuts are looked for on: half of the shared plane, which OpenCV halves fastest
-_THUMB = (32, 18)  # px, what gradual changes are looked for on: a mix of two pictures is a mix at any size
+_FEWEST = 8  # thumbnails remembered however far apart they are: a cut is announced two frames late
+_REMEMBERED_S = 1.0
+_PATIENCE_S = 1.0  # a boundary waits this long for what may explain it better
+_SAME_S = 0.5  # stretches this close show one gradual change: two shots apart would have to be shorter
+LATEST = (
+    448  # frames: no boundary is announced later, or scorers (MAX_LATENESS) would have forgotten the frames around it
+)
 
 
 @dataclass(frozen=True)
 class ShotParams:
-    """Thresholds of shot detection; lengths in seconds.
+    """Thresholds of shot detection; lengths in seconds, changes in grey levels (0 to 255).
 
-    ``adaptive_ratio`` and ``min_change`` are AdaptiveDetector's ``adaptive_threshold`` and ``min_content_val`` (0 to 255, mean
-    of hue, saturation and value differences); hue and saturation are noise in the dark, so a cut must also change the picture
-    itself by ``least_change`` grey levels, or its structure. ``min_shot_s`` merges a boundary with an earlier one this close.
-    A gradual change must differ by ``gradual_change`` grey levels between its ends and its middle must be their mixture up to
-    ``gradual_residual`` of that. A flat (black, white) stretch at either end of the video that is shorter than
-    ``edge_flat_s`` belongs to the shot that fades from or into it; one between two shots becomes a single boundary. ``flash_s`` is
-    the longest flash: two cuts closer than it around the same picture are none.
+    ``adaptive_ratio`` and ``min_change`` are AdaptiveDetector's ``adaptive_threshold`` and ``min_content_val`` for proposals.
+    A proposal is a cut where the picture changes by ``least_change`` and by ``stands_out`` times what motion changes in
+    0.2 s around it, and its correlation falls below ``same_picture``; less of one wants more of the other. Where the picture
+    before is back within ``flash_s``, it was a flash. A dissolve or a wipe changes the picture by ``gradual_change`` at least
+    and has log odds of ``gradual_score`` at least. A frame whose channels all spread less than ``flat_spread`` is plain: a
+    plain stretch between two shots is one fade, unless it lasts ``edge_flat_s``, and then it is a shot; a shorter one at
+    either end of the video belongs to the shot that fades from or into it. ``min_shot_s`` merges a boundary with an earlier
+    one this close.
+
+    ``detector`` is ``adaptive``, which is all of the above, or ``transnetv2``, which heeds ``transnetv2_weights`` (a path),
+    ``transnetv2_threshold`` (a probability) and ``min_shot_s`` only.
     """
 
-    adaptive_ratio: float = 3.0
-    min_change: float = 15.0
+    detector: Literal["adaptive", "transnetv2"] = "adaptive"
+    adaptive_ratio: float = 2.0
+    min_change: float = 10.0
     least_change: float = 12.0
+    stands_out: float = 1.6
+    same_picture: float = 0.75
     min_shot_s: float = 0.15
     flash_s: float = 0.25
-    gradual_s: tuple[float, ...] = (0.4, 0.7, 1.0)
-    gradual_change: float = 22.0
-    gradual_residual: float = 0.2
+    gradual_change: float = 20.0
+    gradual_score: float = 0.2
     flat_spread: float = 6.0
     edge_flat_s: float = 2.0
+    transnetv2_weights: str | None = None
+    transnetv2_threshold: float = 0.5
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """The first frame of a new shot: for a gradual change, the middle of it."""
+    """The first frame of a new shot: for a gradual change, the middle of it. A wipe is called a dissolve."""
 
     frame: int
     time_s: float
     kind: Kind
 
 
+class Detector(Protocol):
+    """``frame`` for every frame in order, then ``finish``; both return the boundaries that have become certain, in order."""
+
+    def frame(self, bgr: np.ndarray, index: int, time_s: float) -> list[Boundary]:
+        """One frame, uint8 BGR HWC of any size."""
+        ...
+
+    def finish(self) -> list[Boundary]:
+        """The boundaries that were still waiting for later frames."""
+        ...
+
+
+def shot_detector(params: ShotParams | None = None) -> Detector:
+    """The detector that the parameters ask for. Raises ``ValueError`` where TransNetV2 is asked for and its weights are wrong."""
+    params = params or ShotParams()
+    if params.detector == "adaptive":
+        return ShotDetector(params)
+    from models.video.transnet import TransNetDetector, load_transnet  # torch takes seconds to import
+
+    return TransNetDetector(load_transnet(params.transnetv2_weights), params.transnetv2_threshold, params.min_shot_s)
+
+
 @dataclass(frozen=True)
-class _Gradual(Boundary):
-    """A gradual change not yet settled: how much it changes (grey levels), and whether an end of it is one plain colour."""
+class _Waiting:
+    """A boundary not yet settled, the stretch in seconds over which it was seen, and how surely."""
 
-    size: float = 0.0
-    from_flat: bool = False
-    into_flat: bool = False
+    boundary: Boundary
+    start_s: float
+    end_s: float
+    score: float = 0.0
 
-
-@dataclass(frozen=True)
-class _Thumb:
-    index: int
-    time_s: float
-    picture: np.ndarray  # float32, 18 x 32 x 3
+    def overlaps(self, other: _Waiting, slack_s: float = 0.0) -> bool:
+        return self.start_s <= other.end_s + slack_s and other.start_s <= self.end_s + slack_s
 
 
 class ShotDetector:
-    """``frame`` for every frame in order, then ``finish``; both return the boundaries that have become certain, in order."""
+    """The detector without a network: proposals by PySceneDetect, the rest from thumbnails of the newest seconds."""
 
     def __init__(self, params: ShotParams | None = None) -> None:
-        self.params = params or ShotParams()
-        self._cuts = AdaptiveDetector(
-            adaptive_threshold=self.params.adaptive_ratio,
-            min_content_val=self.params.min_change,
-            min_scene_len=0.0,
+        p = self.params = params or ShotParams()
+        self._cuts = CutFinder(
+            CutParams(p.adaptive_ratio, p.min_change, p.least_change, p.flash_s, p.stands_out, p.same_picture)
         )
-        self._size: tuple[int, int] | None = (
-            None  # of the small picture; the first frame's, since a stream may change its own
-        )
-        self._recent: deque[_Thumb] = deque()
-        self._waiting: list[Boundary] = []
-        self._last: Boundary | None = None
-        self._newest_s = 0.0
-        self._reach_s = max(self.params.gradual_s)
-
-    # -- frames in -----------------------------------------------------------------------------------------------------
+        self._gradual = GradualFinder(GradualParams(p.gradual_change, p.gradual_score, p.flat_spread, p.same_picture))
+        self._fades = FadeFinder(FadeParams(p.flat_spread, p.edge_flat_s, p.gradual_change, p.same_picture))
+        self._size: tuple[int, int] | None = None  # the first frame's, since a stream may change its own
+        self._recent = Recent(_REMEMBERED_S, _FEWEST)
+        self._waiting: list[_Waiting] = []
+        self._fade: Fade | None = None  # the last one
+        self._last_s: float | None = None
 
     def frame(self, bgr: np.ndarray, index: int, time_s: float) -> list[Boundary]:
         """One frame, uint8 BGR HWC of any size."""
@@ -103,158 +128,71 @@ class ShotDetector:
         small = bgr
         if (bgr.shape[1], bgr.shape[0]) != self._size:
             small = cv2.resize(bgr, self._size, interpolation=cv2.INTER_AREA)
-        thumb = cv2.resize(small, _THUMB, interpolation=cv2.INTER_AREA).astype(np.float32)
-        self._newest_s = time_s
-        self._recent.append(_Thumb(index, time_s, thumb))
-        while len(self._recent) > _FEWEST and self._recent[0].time_s < time_s - 2.5 * self._reach_s:
-            self._recent.popleft()
-        # the detector is asked for frames and not for time: lengths in seconds are kept here, where frames have instants
-        for found in self._cuts.process_frame(FrameTimecode(index, fps=_ANY_RATE), small):
-            self._found_cut(found.frame_num)
-        self._look_for_gradual()
-        return self._certain(time_s)
+        thumb = thumb_of(small, index, time_s)
+        self._recent.add(thumb)
+        for cut in self._cuts.frame(small, self._recent):
+            self._wait(Boundary(cut.index, cut.time_s, "cut"), cut.time_s, cut.time_s)
+        for fade in self._fades.frame(thumb):
+            self._wait_fade(fade)
+        for found in self._gradual.frame(thumb):
+            self._wait_gradual(found)
+        return self._certain(index, time_s)
 
     def finish(self) -> list[Boundary]:
         """The boundaries that were still waiting for later frames."""
-        return self._certain(float("inf"))
+        for cut in self._cuts.finish(self._recent):
+            self._wait(Boundary(cut.index, cut.time_s, "cut"), cut.time_s, cut.time_s)
+        for fade in self._fades.finish():
+            self._wait_fade(fade)
+        return self._certain(1 << 62, float("inf"))
 
-    # -- hard cuts -----------------------------------------------------------------------------------------------------
+    # -- what explains what --------------------------------------------------------------------------------------------
 
-    def _found_cut(self, index: int) -> None:
-        thumbs = {thumb.index: thumb for thumb in self._recent}
-        if index not in thumbs or index == 0:
+    def _wait(self, boundary: Boundary, start_s: float, end_s: float) -> None:
+        """A cut or a fade: what looked like a dissolve across it was it."""
+        new = _Waiting(boundary, start_s, end_s)
+        self._waiting = [w for w in self._waiting if w.boundary.kind != "dissolve" or not w.overlaps(new)]
+        self._waiting.append(new)
+
+    def _wait_fade(self, fade: Fade) -> None:
+        """A fade explains what looked like a dissolve in it, whether it parts two shots or not."""
+        self._fade = fade
+        self._waiting = [w for w in self._waiting if w.boundary.kind != "dissolve" or not self._in_fade(w)]
+        if fade.boundary and not any(fade.start_s <= w.boundary.time_s <= fade.end_s for w in self._waiting):
+            self._wait(Boundary(fade.frame, fade.time_s, "fade"), fade.start_s, fade.end_s)
+
+    def _in_fade(self, found: _Waiting) -> bool:
+        """Whether it begins, ends or turns while the last fade is under way."""
+        moments = (found.start_s, found.end_s, found.boundary.time_s)
+        return self._fade is not None and any(self._fade.start_s < m < self._fade.end_s for m in moments)
+
+    def _wait_gradual(self, found: Gradual) -> None:
+        """Of overlapping stretches that show one gradual change, the surest stays."""
+        new = _Waiting(Boundary(found.frame, found.time_s, "dissolve"), found.start_s, found.end_s, found.score)
+        rivals = [w for w in self._waiting if w.overlaps(new, _SAME_S if w.boundary.kind == "dissolve" else 0.0)]
+        if any(w.boundary.kind != "dissolve" or w.score >= new.score for w in rivals):
             return
-        if not self._corroborated(thumbs.get(index - 1), thumbs[index]):
+        if self._in_fade(new) or (self._last_s is not None and self._last_s >= new.start_s):
             return
-        cut = Boundary(index, thumbs[index].time_s, "cut")
-        if self._waiting and self._is_flash(self._waiting[-1], cut, thumbs):
-            self._waiting.pop()
-            return
-        # a gradual change that a cut falls into was the cut, smeared by the encoder or by interlacing
-        self._waiting = [
-            b for b in self._waiting if b.kind == "cut" or abs(b.time_s - cut.time_s) > self.params.gradual_s[0]
-        ]
-        self._waiting.append(cut)
-
-    def _corroborated(self, before: _Thumb | None, after: _Thumb) -> bool:
-        if before is None:
-            return False
-        change = float(np.abs(after.picture - before.picture).mean())
-        if change >= self.params.least_change:
-            return True
-        return change >= 0.4 * self.params.least_change and _correlation(before.picture, after.picture) < 0.6
-
-    def _is_flash(self, first: Boundary, second: Boundary, thumbs: dict[int, _Thumb]) -> bool:
-        """Whether the picture after the second cut is the one before the first: a flash, or a dropped-in frame."""
-        if first.kind != "cut" or second.time_s - first.time_s > self.params.flash_s:
-            return False
-        before, flash, after = thumbs.get(first.frame - 1), thumbs.get(first.frame), thumbs.get(second.frame)
-        if before is None or flash is None or after is None:
-            return False
-        back = float(np.abs(after.picture - before.picture).mean())
-        return back < 0.5 * float(np.abs(flash.picture - before.picture).mean())
-
-    # -- dissolves and fades -------------------------------------------------------------------------------------------
-
-    def _look_for_gradual(self) -> None:
-        """A window whose ends differ and whose inside is a mixture of them, moving steadily from one to the other.
-
-        Motion also changes a picture little by little, but the middle of a movement is not the mean of its ends, while the
-        middle of a dissolve is.
-        """
-        newest = self._recent[-1]
-        thumbs: list[_Thumb] = []
-        for length in self.params.gradual_s:
-            start = bisect_left(self._recent, newest.time_s - length - 1e-6, key=lambda t: t.time_s)
-            first = self._recent[start]
-            if len(self._recent) - start < 5 or newest.time_s - first.time_s < 0.8 * length:
-                continue
-            if cv2.norm(first.picture, newest.picture, cv2.NORM_L1) < self.params.gradual_change * newest.picture.size:
-                continue
-            thumbs = thumbs or list(self._recent)
-            window = thumbs[start:]
-            found = self._mixture(window)
-            if found is not None:
-                self._note_gradual(found)
-
-    def _mixture(self, window: list[_Thumb]) -> _Gradual | None:
-        first, last = window[0].picture, window[-1].picture
-        change = last - first
-        size = float(np.abs(change).mean())
-        energy = float((change * change).sum())
-        quarter, middle, three = (window[round(q * (len(window) - 1))].picture - first for q in (0.25, 0.5, 0.75))
-        shares = [float((f * change).sum()) / energy for f in (quarter, middle, three)]
-        if not (shares[0] < shares[1] < shares[2] and 0.2 < shares[1] < 0.8):
-            return None
-        for share, f in zip(shares, (quarter, middle, three), strict=True):
-            rest = f - share * change
-            if float((rest * rest).sum()) > (self.params.gradual_residual**2) * energy:
-                return None
-        flat = [float(p.std(axis=(0, 1)).max()) < self.params.flat_spread for p in (first, last)]
-        if not any(flat) and _correlation(first, last) > 0.8:
-            return None  # one picture getting brighter or darker
-        path = np.array([float(((t.picture - first) * change).sum()) / energy for t in window])
-        if float(np.abs(np.diff(path)).max()) > 0.5:
-            return None  # one step makes most of it: a cut
-        half = next(n for n, share in enumerate(path) if share >= 0.5)
-        kind: Kind = "fade" if any(flat) else "dissolve"
-        return _Gradual(window[half].index, window[half].time_s, kind, size, from_flat=flat[0], into_flat=flat[1])
-
-    def _note_gradual(self, found: _Gradual) -> None:
-        """Keep the strongest of the overlapping windows that show one gradual change."""
-        near = self.params.gradual_s[-1]
-        for n, other in enumerate(self._waiting):
-            if abs(other.time_s - found.time_s) > (near if isinstance(other, _Gradual) else self.params.gradual_s[0]):
-                continue
-            if isinstance(other, _Gradual) and found.size > other.size:
-                self._waiting[n] = found
-            return
-        if self._last is not None and found.time_s - self._last.time_s < self.params.gradual_s[0]:
-            return
-        self._waiting.append(found)
+        self._waiting = [w for w in self._waiting if w not in rivals]
+        self._waiting.append(new)
 
     # -- boundaries out ------------------------------------------------------------------------------------------------
 
-    def _certain(self, now_s: float) -> list[Boundary]:
+    def _certain(self, index: int, now_s: float) -> list[Boundary]:
         """Boundaries old enough that no later frame can move, merge or drop them."""
-        self._waiting.sort(key=lambda b: b.frame)
+        self._waiting.sort(key=lambda w: w.boundary.frame)
         ready: list[Boundary] = []
         while self._waiting:
             first = self._waiting[0]
-            patience = self.params.flash_s + 0.5
-            if isinstance(first, _Gradual):
-                patience = 2 * self._reach_s + (self.params.edge_flat_s if first.into_flat else 0.0)
-            if first.time_s > now_s - patience:
+            settled_s = min(now_s - _PATIENCE_S, self._fades.settled_s)
+            if first.boundary.kind == "dissolve":
+                settled_s = min(settled_s, now_s - REACH_S - _PATIENCE_S)
+            if first.boundary.time_s > settled_s and index - first.boundary.frame < LATEST:
                 break
             self._waiting.pop(0)
-            settled = self._settle(first)
-            if settled is not None:
-                ready.append(settled)
-                self._last = settled
+            if self._last_s is not None and first.boundary.time_s - self._last_s < self.params.min_shot_s:
+                continue
+            ready.append(first.boundary)
+            self._last_s = first.boundary.time_s
         return ready
-
-    def _settle(self, first: Boundary) -> Boundary | None:
-        """The boundary as it stands at last, or None where it is none."""
-        if self._last is not None and first.time_s - self._last.time_s < self.params.min_shot_s:
-            return None
-        if not isinstance(first, _Gradual):
-            return first
-        if first.from_flat and self._last is None and first.time_s < self.params.edge_flat_s:
-            return None  # the video fades in
-        if first.into_flat:
-            after = next((b for b in self._waiting if isinstance(b, _Gradual) and b.from_flat), None)
-            if after is not None and after.time_s - first.time_s < self.params.edge_flat_s:
-                self._waiting.remove(after)
-                middle = (first.time_s + after.time_s) / 2.0
-                frame = (first.frame + after.frame) // 2
-                return Boundary(frame, middle, "fade")
-            if after is None and self._newest_s - first.time_s < self.params.edge_flat_s:
-                return None  # the video fades out
-        return Boundary(first.frame, first.time_s, first.kind)
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Correlation of two pictures' values, 1 for pictures that differ in brightness and contrast only."""
-    a, b = a - a.mean(), b - b.mean()
-    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum()) / norm if norm > 1e-6 else 1.0

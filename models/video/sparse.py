@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 
 from models.video.encode import CLIP_MARK
-from models.video.reader import Frame, SeekError, UndecodableError, VideoReader
+from models.video.reader import Frame, SeekError, VideoReader
 
 _EARLY_S = 1e-3  # an instant this close before a frame's start means that frame: instants come from rounded arithmetic
 _JUMP_S = (
@@ -20,33 +21,36 @@ _JUMP_S = (
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What the header says, unchecked: enough to plan a read, never to be stored as a fact."""
+class Reading:
+    """Which library reads a file's single frames, and, where decord was asked for and does not, why; goes into the ledger."""
 
-    codec: str
-    width: int
-    height: int
-    fps: float | None
+    reader: Literal["decord", "pyav"]
+    why: str | None = None
 
 
-def probe(path: str | Path) -> Probe:
-    """The header's word on a video. Raises ``UndecodableError`` when it cannot be opened."""
-    with VideoReader(path) as reader:
-        context = reader.stream.codec_context
-        return Probe(reader.codec, context.width, context.height, reader.header_fps)
-
-
-def frames_at(path: str | Path, times_s: Sequence[float], size: tuple[int, int] | None = None) -> list[np.ndarray]:
+def frames_at(
+    path: str | Path,
+    times_s: Sequence[float],
+    size: tuple[int, int] | None = None,
+    on_reading: Callable[[Reading], None] = lambda reading: None,
+) -> list[np.ndarray]:
     """The frames shown at these instants (seconds after the first decoded frame), RGB uint8 HWC, in the order asked.
 
     An instant before 0 gives the first frame, one after the end the last. ``size`` is (width, height); without it frames
-    come as stored, turned upright. decord reads the clips that this project wrote, PyAV the rest. Raises ``UndecodableError``.
+    come as stored, turned upright. decord reads the clips that this project wrote, PyAV the rest; ``on_reading`` is told
+    which and why. Raises ``UndecodableError``.
     """
     if not len(times_s):
         return []
-    pictures = _with_decord(path, times_s) if decord_agrees(path) else None
+    reading = reader_for(path)
+    pictures = None
+    if reading.reader == "decord":
+        pictures = _with_decord(path, times_s)
+        if pictures is None:
+            reading = Reading("pyav", "decord failed on it or counted other frames than its timestamps say")
     if pictures is None:
         pictures = _with_pyav(path, times_s)
+    on_reading(reading)
     if size is not None:
         pictures = [_fit(picture, size) for picture in pictures]
     return pictures
@@ -62,22 +66,23 @@ def _fit(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 # -- decord ------------------------------------------------------------------------------------------------------------
 
 
-def decord_agrees(path: str | Path) -> bool:
-    """Whether decord is there and the file is a clip that this project wrote.
+def reader_for(path: str | Path) -> Reading:
+    """decord for a clip that this project wrote, PyAV for every file from elsewhere. Raises ``UndecodableError``.
 
-    On files from elsewhere decord 0.6 is not safe in one's own process. On the real footage it never returned from some
-    damaged files and from valid ones, and on transport streams and edit lists it showed other frames than those asked for.
-    On what ``encode`` writes both readers show the same pictures (tests/footage/test_sparse.py).
+    On files from elsewhere decord 0.6 is not safe in one's own process: of the real footage it showed other frames than those
+    asked for in transport streams, edit lists and some HEVC, gave nothing for others, and never returned from some damaged
+    files (benchmarks/sparse_readers.py, docs/measured/sparse_readers.json). On what ``encode`` writes both readers show the
+    same pictures (tests/footage/test_sparse.py).
     """
+    with VideoReader(path) as reader:
+        ours = reader.codec == "h264" and reader.container.metadata.get("comment") == CLIP_MARK
+    if not ours:
+        return Reading("pyav", "decord is trusted with this project's own clips only")
     try:
         import decord  # noqa: F401
     except (ImportError, OSError):
-        return False
-    try:
-        with VideoReader(path) as reader:
-            return reader.codec == "h264" and reader.container.metadata.get("comment") == CLIP_MARK
-    except UndecodableError:
-        return False
+        return Reading("pyav", "decord is not installed")
+    return Reading("decord")
 
 
 def _with_decord(path: str | Path, times_s: Sequence[float]) -> list[np.ndarray] | None:

@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -39,6 +40,7 @@ def main(arguments: str) -> None:
             answer = ("memory", str(error) or "out of memory")
         except Exception as error:
             answer = ("error", _portable(error))
+            answer[1].add_note(_where(error))
         signal.alarm(0)
         try:
             pipe.send_bytes(pickle.dumps(answer))
@@ -53,6 +55,10 @@ class _Beat:
         self._pipe = pipe
         self._next = 0.0
 
+    def begun(self) -> None:
+        """The imports are done; the clocks of the request start here."""
+        self._pipe.send_bytes(pickle.dumps(("begun", None)))
+
     def __call__(self) -> None:
         now = time.monotonic()
         if now >= self._next:
@@ -60,9 +66,10 @@ class _Beat:
             self._pipe.send_bytes(pickle.dumps(("beat", None)))
 
 
-def _run(call: str, arguments: Mapping[str, Any], beat: Callable[[], None]) -> Any:
+def _run(call: str, arguments: Mapping[str, Any], beat: _Beat) -> Any:
     module, _, name = call.partition(":")
     function = getattr(importlib.import_module(module), name)
+    beat.begun()
     return function(**arguments, on_progress=beat)
 
 
@@ -73,6 +80,12 @@ def _portable(error: Exception) -> Exception:
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
+
+
+def _where(error: Exception) -> str:
+    """The innermost line of ours that raised, for whoever has to mend it."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+    return f"{os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
 
 
 def _die_with(parent: int) -> None:
@@ -89,6 +102,7 @@ def _limit_memory(memory_bytes: int) -> None:
     try:
         import resource
 
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write gigabytes of memory to the disk
         with open("/proc/self/statm") as file:
             mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except (ImportError, OSError):

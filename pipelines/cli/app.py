@@ -1,4 +1,4 @@
-"""``fulcrum``: run, plan, status, graph, config, review, world."""
+"""``fulcrum``: run, plan, status, graph, funnel, remove, config, review, world."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 
 from fulcrum.version import __version__
 from pipelines.catalog import BUILT_IN, find
-from pipelines.cli import config_commands, review_commands, world_commands
+from pipelines.cli import config_commands, funnel_commands, remove_commands, review_commands, world_commands
 from pipelines.cli.options import (
     Assignments,
     ConfigFile,
@@ -94,13 +94,25 @@ def plan(
     limit: Limit = None,
     json_: Json = False,
     why: Annotated[bool, typer.Option("--why", help="name the fields that changed")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="hours of footage, machine hours and cost, from a sample of the source")
+    ] = False,
+    sample: Annotated[int, typer.Option("--sample", help="videos to work through for --estimate", min=12)] = 20,
+    price_per_core_hour: Annotated[float | None, typer.Option("--price-per-core-hour", min=0, metavar="PRICE")] = None,
+    price_per_gpu_hour: Annotated[float | None, typer.Option("--price-per-gpu-hour", min=0, metavar="PRICE")] = None,
 ) -> None:
-    """Say what `run` would do, without doing it."""
+    """Say what `run` would do, without doing it; with --estimate, what it would take."""
     from pipelines.dag.plan import plan as make_plan
     from pipelines.dag.store import MARKER, Store, resolve
 
     found = find(pipeline)
     resolved = resolve_config(found, config, set_, store, source, limit)
+    if estimate:
+        from pipelines.cli.estimate_output import print_estimate
+
+        prices = {"core_price": price_per_core_hour, "gpu_price": price_per_gpu_hour}
+        print_estimate(found, resolved, sample=sample, as_json=json_, **prices)
+        return
     filesystem, root = resolve(resolved.settings.store)
     there = filesystem.get_file_info(f"{root}/{MARKER}").is_file
     opened = Store(resolved.settings.store, create=False) if there else None
@@ -184,6 +196,10 @@ def graph(
             print(f"{node.name}{gate}\n    from {sources}\n    to   {', '.join(node.outputs)}")
     else:
         raise ConfigError([f"--format {form}: write text, mermaid or json"])
+
+
+app.command()(funnel_commands.funnel)
+app.command()(remove_commands.remove)
 
 
 def run_app() -> int:

@@ -18,6 +18,7 @@ def render(
     out: Annotated[Path, typer.Option("--out", help="folder for videos, captions and truth", metavar="DIR")],
     seed: Annotated[int, typer.Option("--seed", help="same seed, same world", min=0)] = 0,
     count: Annotated[int, typer.Option("--count", help="videos to render", min=1)] = 40,
+    square: Annotated[bool, typer.Option("--square", help="square films, as the embedded base sees them")] = False,
 ) -> None:
     """Render raw videos with captions, every defect, and the truth about them."""
     from tinyworld.render import render_world
@@ -33,7 +34,7 @@ def render(
         seen = done
 
     with bar:
-        render_world(seed, count, out, tell)
+        render_world(seed, count, out, tell, square)
     print(f"{count} videos with their truth are in {out}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -22,6 +22,7 @@ from pipelines.dag.artifacts import Committed, open_table
 from pipelines.dag.digest import files_digest, table_digest
 from pipelines.dag.engine import Engine
 from pipelines.dag.fingerprint import record_recipe
+from pipelines.dag.ledger import LedgerWriter
 from pipelines.dag.progress import progress
 from pipelines.dag.records import RecordStore
 from pipelines.dag.store import Store, sha256_file
@@ -49,18 +50,21 @@ class StageContext:
         retry_failed: bool = False,
         quiet: bool = False,
         on_event: Callable[[str, Mapping[str, object]], None] = lambda kind, fields: None,
+        on_progress: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.store, self.name, self.stage = store, name, stage
         self.fingerprint, self.run_id, self.seed, self.world = fingerprint, run_id, seed, world
         self.retry_failed = retry_failed
         self.store_uri = store.uri
         self._inputs, self._engine, self._quiet, self._on_event = inputs, engine, quiet, on_event
+        self._on_progress = on_progress
+        self._told: set[str] = set()  # records whose failure was told while the stage ran
         self._attempt = f"data/{name}/{fingerprint[:16]}-{uuid.uuid4().hex[:8]}"
         self._local = local
         self._records: RecordStore | None = None
         self._parts: dict[str, int] = {}
         self._folders: dict[str, Path] = {}
-        self._ledger: list[pa.Table] = []
+        self._ledger = LedgerWriter(store, f"{self._attempt}/ledger.parquet")
         self._metrics: dict[tuple[str, int], float] = {}
         self._scratch: Path | None = None
 
@@ -134,11 +138,10 @@ class StageContext:
         if table.num_rows == 0 and number:
             return
         self._parts[name] = number + 1
-        buffer = io.BytesIO()
         # Small row groups where rows are pictures, so that a worker that needs a few does not read gigabytes.
         pictures = any(pa.types.is_large_binary(f.type) for f in table.schema)
-        pq.write_table(table, buffer, compression="zstd", row_group_size=512 if pictures else 65536)
-        self.store.put(f"{self._attempt}/{name}/part-{number:05d}.parquet", buffer.getvalue())
+        with self.store.writer(f"{self._attempt}/{name}/part-{number:05d}.parquet") as file:
+            pq.write_table(table, file, compression="zstd", row_group_size=512 if pictures else 65536)
 
     def folder(self, name: str) -> Path:
         if not isinstance(self.stage.outputs.get(name), Files):
@@ -159,8 +162,7 @@ class StageContext:
             table = LEDGER.validate(rows)
         else:
             table = LEDGER.table([{"stage": self.name, "attempts": 1, **row} for row in rows])
-        if table.num_rows:
-            self._ledger.append(table)
+        self._ledger.add(table)
 
     # -- work --------------------------------------------------------------------------------------------------
 
@@ -184,11 +186,19 @@ class StageContext:
     ) -> Iterator[Any]:
         return self._engine.map(actor, batches, init or {}, cpus, gpus)
 
-    def progress(self, total: int, unit: str) -> Progress:
-        return progress(self.name, total, unit, self._quiet)
+    def progress(self, total: int, unit: str, weight: float = 0.0) -> Progress:
+        return progress(self.name, total, unit, self._quiet, weight, self._on_progress)
 
     def event(self, kind: str, **fields: object) -> None:
+        if kind == "record_failed":
+            self._told.add(str(fields["record_id"]))
         self._on_event(kind, fields)
+
+    def tell_failures(self) -> None:
+        """Events for the failed rows of the ledger that were not told yet."""
+        for row in self._ledger.failed():
+            if row["record_id"] not in self._told:
+                self.event("record_failed", **row)
 
     def metric(self, key: str, value: float, step: int = 0) -> None:
         self._metrics[(key, step)] = float(value)
@@ -202,7 +212,7 @@ class StageContext:
             outputs[name] = (
                 self._finish_table(name, artifact.schema) if isinstance(artifact, Table) else self._finish_files(name)
             )
-        ledger, counts = self._finish_ledger()
+        ledger, counts = self._ledger.close()
         metrics = None
         if self._metrics:
             metrics = f"{self._attempt}/metrics.jsonl"
@@ -214,10 +224,10 @@ class StageContext:
         if name not in self._parts:
             self.write(name, schema.empty())
         path = f"{self._attempt}/{name}"
-        table = open_table(self.store, path, schema).to_table()
-        _check_keys(table, schema, self.name)
+        table = open_table(self.store, path, schema)
+        check_keys(table, schema, self.name)
         size = sum(size for _, size in self.store.files(path))
-        return Committed("table", path, table_digest(table, schema), table.num_rows, size)
+        return Committed("table", path, table_digest(table, schema), table.count_rows(), size)
 
     def _finish_files(self, name: str) -> Committed:
         local = self.folder(name)
@@ -229,19 +239,9 @@ class StageContext:
             self.store.upload(local, path)
         return Committed("files", path, digest, None, size)
 
-    def _finish_ledger(self) -> tuple[str | None, dict[str, int]]:
-        if not self._ledger:
-            return None, {}
-        table = pa.concat_tables(self._ledger)
-        path = f"{self._attempt}/ledger.parquet"
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        self.store.put(path, buffer.getvalue())
-        counted = table.column("status").value_counts().to_pylist()
-        return path, {entry["values"]: entry["counts"] for entry in counted}
-
     def discard(self) -> None:
         """Forget an attempt that was not committed. A crash leaves its files to ``gc``; they name nobody's output."""
+        self._ledger.discard()
         self.store.delete(self._attempt)
         self.clean_scratch()
 
@@ -254,15 +254,33 @@ class StageContext:
         shutil.rmtree(self._local / "work" / self.fingerprint[:32], ignore_errors=True)
 
 
-def _check_keys(table: pa.Table, schema: TableSchema, node: str) -> None:
-    """A key that names two rows is a defect of the stage, and would make every later join lie."""
-    if not table.num_rows or not schema.key:
+def check_keys(table: pads.Dataset, schema: TableSchema, node: str) -> None:
+    """A key that names two rows is a defect of the stage, and would make every later join lie.
+
+    Eight bytes a row are held: 64-bit hashes of the keys, sorted. Only keys whose hashes meet are compared themselves.
+    """
+    import duckdb
+
+    if not schema.key:
         return
-    keys = table.select(list(schema.key))
-    distinct = keys.group_by(list(schema.key)).aggregate([]).num_rows
-    if distinct != table.num_rows:
+    columns = ", ".join('"' + name.replace('"', '""') + '"' for name in schema.key)
+    with duckdb.connect(":memory:") as connection:
+        connection.execute("SET preserve_insertion_order = false")
+        connection.register("rows", table.scanner(columns=list(schema.key)).to_reader())
+        hashes = connection.sql(f"SELECT hash({columns}) AS h FROM rows").fetchnumpy()["h"]
+        hashes.sort()
+        meeting = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+        if not len(meeting):
+            return
+        connection.register("again", table.scanner(columns=list(schema.key)).to_reader())
+        connection.register("meeting", pa.table({"h": meeting}))
+        found = connection.execute(
+            f"SELECT count(*), count(DISTINCT ({columns})) FROM again WHERE hash({columns}) IN (SELECT h FROM meeting)"
+        ).fetchall()
+    rows, distinct = found[0]
+    if rows != distinct:
         raise StageError(
-            f"{node} wrote {table.num_rows - distinct} rows of table {schema.name} whose key ({', '.join(schema.key)}) is not "
+            f"{node} wrote {rows - distinct} rows of table {schema.name} whose key ({', '.join(schema.key)}) is not "
             "unique. This is a defect in the stage; nothing was committed."
         )
 

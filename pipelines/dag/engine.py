@@ -107,7 +107,8 @@ class RayEngine:
             _Worker,
             fn_constructor_args=(actor, dict(init)),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=size),
+            # one batch at a time an actor: a batch that waits behind another's two-hour film could run elsewhere
+            compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
             num_cpus=cpus,
             num_gpus=gpus or None,
         )

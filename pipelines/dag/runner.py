@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -20,8 +19,8 @@ from pipelines.dag.runs import Heartbeat, NodeRecord, RunRecord, gather_ledger, 
 from pipelines.dag.state import State, exit_code
 from pipelines.dag.store import Store, StoreError
 from stages.contract import Params, RetryableError, StageError, Waiting, World
+from stages.machine import MachineFailure, machine_failure
 
-MACHINE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 RETRYABLE = (RetryableError, ConnectionError, TimeoutError)
 
 
@@ -56,10 +55,7 @@ class Job:
     wait_s: float = 2.0
     on_commit: Callable[[RunRecord, Manifest, bool], None] | None = None
     on_event: Callable[[str, Mapping[str, object]], None] = field(default=lambda kind, fields: None)
-
-
-class MachineFailure(StageError):
-    """The machine failed, not a record: the run stops at once and resumes later."""
+    on_progress: Callable[[Mapping[str, object]], None] | None = None
 
 
 def run(job: Job, reporter: Reporter) -> RunRecord:
@@ -78,7 +74,10 @@ def run(job: Job, reporter: Reporter) -> RunRecord:
         pid=os.getpid(),
         code=job.code,
     )
-    record.save(job.store)
+    try:
+        record.save(job.store)
+    except OSError as error:
+        raise _machine(error) or error from error
     reporter.run_started(record)
     manifests: dict[str, Manifest] = {}
     try:
@@ -94,10 +93,12 @@ def run(job: Job, reporter: Reporter) -> RunRecord:
         record.ledger = gather_ledger(job.store, {n: m.ledger for n, m in manifests.items() if m.ledger})
         record.save(job.store)
         raise
-    except MachineFailure:
+    except (MachineFailure, OSError) as error:
+        if not isinstance(error, MachineFailure):  # not a stage's: the store does not even take the run's own record
+            reporter.note(str(_machine(error) or error))
         for entry in record.nodes:
-            if entry.state == "PENDING":
-                entry.state = State.BLOCKED
+            if entry.state in ("RUNNING", "PENDING"):
+                entry.state = State.FAILED if entry.state == "RUNNING" else State.BLOCKED
         record.state = "failed"
         try:
             record.save(job.store)
@@ -129,15 +130,8 @@ def _run_node(job: Job, node: Node, record: RunRecord, manifests: dict[str, Mani
         image = preimage(node, made, inputs)
         entry.fingerprint = image.fingerprint
         manifest, state = _settle(job, node, image, record, entry, manifests, reporter)
-    except (StageError, OSError) as error:
-        _fail(job, record, entry, _machine(error) or error, clock, reporter)
-        return
     except Exception as error:
-        where = f"runs/{record.run_id}/{node.name}.traceback.txt"
-        job.store.put(where, traceback.format_exc().encode())
-        told = StageError(
-            f"an unexpected {type(error).__name__}: {_first_line(error)}. The full traceback is in {job.store.uri_of(where)}"
-        )
+        told = _machine(error) or (error if isinstance(error, StageError) else _unexpected(job, record, node, error))
         _fail(job, record, entry, told, clock, reporter)
         return
     entry.seconds = round(clock.seconds, 3)
@@ -230,6 +224,7 @@ def _attempt(
         retry_failed=job.retry_failed,
         quiet=job.quiet,
         on_event=lambda kind, fields: job.on_event(kind, {"run_id": record.run_id, "stage": node.name, **fields}),
+        on_progress=job.on_progress,
     )
     try:
         if node.stage.needs_ray:
@@ -262,6 +257,7 @@ def _attempt(
         counts=counts,
     )
     write_manifest(job.store, manifest)
+    context.tell_failures()
     context.clean_scratch()
     context.clean_work()
     return manifest
@@ -275,18 +271,24 @@ def _fail(job: Job, record: RunRecord, entry: NodeRecord, error: Exception, cloc
     record.save(job.store)
 
 
+def _unexpected(job: Job, record: RunRecord, node: Node, error: Exception) -> StageError:
+    """A defect, told in a line; the traceback lies in the store."""
+    where = f"runs/{record.run_id}/{node.name}.traceback.txt"
+    job.store.put(where, "".join(traceback.format_exception(error)).encode())
+    return StageError(
+        f"an unexpected {type(error).__name__}: {_first_line(error)}. The full traceback is in {job.store.uri_of(where)}"
+    )
+
+
 def _machine(error: Exception) -> Exception | None:
     """The error as a failure of the machine, if it is one."""
     if isinstance(error, StoreError):
         return MachineFailure(str(error))
+    failure = machine_failure(error)
+    if failure is not None:
+        return failure
     if isinstance(error, OSError):
         what = f" ({error.filename})" if error.filename else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return MachineFailure(f"the disk is full{what}. Free some space and run again; what was committed is kept.")
-        if error.errno in MACHINE_ERRNOS:
-            return MachineFailure(
-                f"the storage failed: {error.strerror}{what}. Run again when it is back; what was committed is kept."
-            )
         return StageError(
             f"{error.strerror or _first_line(error)}{what}. Check the path and its permissions, then run again."
         )

@@ -56,8 +56,8 @@ class RunRecord:
 
 
 def new_run_id() -> str:
-    """Sortable by start, unique across machines."""
-    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S") + "-" + secrets.token_hex(3)
+    """Sortable by start, also within a second, and unique across machines."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S-%f") + "-" + secrets.token_hex(3)
 
 
 def now() -> str:
@@ -90,16 +90,8 @@ def gather_ledger(store: Store, ledgers: Mapping[str, str]) -> str | None:
     folder = f"ledgers/{digest(dict(ledgers))[:24]}"
     for node, path in ledgers.items():
         target = f"{folder}/{node}.parquet"
-        if store.exists(target):
-            continue
-        if store.is_local:
-            store.make_parent(target)
-            try:
-                os.link(store.full(path), store.full(target))
-                continue
-            except OSError:
-                pass
-        store.put(target, store.read(path))
+        if not store.exists(target):
+            store.copy(path, target)
     return store.uri_of(folder)
 
 

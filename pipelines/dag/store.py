@@ -5,9 +5,10 @@ Layout::
     fulcrum-store.json                       format of the store
     stages/<node>/<fingerprint>.json         manifest: what was committed, under which preimage
     data/<node>/<fingerprint>-<attempt>/...  the files that manifests name
-    records/<stage>/<shard>/...              committed records of record stages (records.py)
+    records/<stage>/<id>.shard               committed records of record stages (records.py)
     runs/<run_id>/...                        what each run did (runs.py)
     live/<fingerprint>.json                  heartbeat of a stage being worked on
+    takedowns/<time>-<id>.json               videos that nobody may use any more (takedowns.py)
 
 Nothing is renamed and nothing is locked, so the same rule holds on S3. A manifest is written last, in one put.
 """
@@ -17,9 +18,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow.fs as pafs
 
@@ -119,27 +124,54 @@ class Store:
         return self.fs.get_file_info(self.full(path)).type != pafs.FileType.NotFound
 
     def put(self, path: str, data: bytes) -> None:
-        """Write one whole object: a reader sees all of it or nothing.
-
-        Object stores promise this. A local file is written beside its place and moved there, after its bytes have
-        reached the disk.
-        """
-        target = self.full(path)
+        """Write one whole object: a reader sees all of it or nothing."""
         if not self.is_local:
-            with self.fs.open_output_stream(target) as stream:
+            with self.fs.open_output_stream(self.full(path)) as stream:
                 stream.write(data)
             return
+        with self.writer(path) as file:
+            file.write(data)
+
+    @contextmanager
+    def writer(self, path: str) -> Iterator[IO[bytes]]:
+        """A file to write one object into, piece by piece; it appears whole when the block ends, and not at all if it raises.
+
+        A local file is written beside its place and moved there after its bytes have reached the disk. An object store
+        would publish what an interrupted stream holds, so there the file is a local one that is uploaded at the end.
+        """
+        if not self.is_local:
+            with tempfile.TemporaryFile(prefix="fulcrum-") as file:
+                yield file
+                file.seek(0)
+                with self.fs.open_output_stream(self.full(path)) as stream:
+                    shutil.copyfileobj(file, stream, 1 << 22)
+            return
+        target = self.full(path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             with open(temporary, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         finally:
             if os.path.exists(temporary):
                 os.unlink(temporary)
+
+    def copy(self, path: str, target: str) -> None:
+        """Copy an object within the store; on a local disk by a link where the file system has them."""
+        self.make_parent(target)
+        if self.is_local:
+            try:
+                os.link(self.full(path), self.full(target))
+                return
+            except OSError:
+                pass
+            with open(self.full(path), "rb") as source, self.writer(target) as file:
+                shutil.copyfileobj(source, file, 1 << 22)
+            return
+        self.fs.copy_file(self.full(path), self.full(target))
 
     def put_json(self, path: str, value: Any) -> None:
         self.put(path, (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode())
@@ -150,6 +182,11 @@ class Store:
 
     def names(self, folder: str) -> list[str]:
         """Names directly below a folder, sorted; empty when there is no such folder."""
+        if self.is_local:
+            try:
+                return sorted(os.listdir(self.full(folder)))
+            except FileNotFoundError:
+                return []
         selector = pafs.FileSelector(self.full(folder), allow_not_found=True)
         return sorted(info.base_name for info in self.fs.get_file_info(selector))
 
@@ -178,6 +215,16 @@ class Store:
             self.fs.delete_dir(full)
         elif kind == pafs.FileType.File:
             self.fs.delete_file(full)
+
+
+def existing_store(uri: str) -> Store | None:
+    """The store at this place, or None where there is none yet."""
+    filesystem, root = resolve(uri)
+    try:
+        there = filesystem.get_file_info(f"{root}/{MARKER}").is_file
+    except OSError:
+        return None  # whoever opens it to write says why it cannot be read
+    return Store(uri, create=False) if there else None
 
 
 def sha256_file(path: Path) -> str:

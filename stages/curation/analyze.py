@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
 from data_schemas.tables import CLIPS, KEYFRAMES, SOURCES, VIDEOS
-from stages.contract import Context, Group, Params, Resources, Table, stage
+from stages.contract import Context, Group, Params, Resources, StageError, Table, stage
 from stages.curation import analyze_tables as tables
 from stages.curation.analyze_worker import (
     CONTENT,
@@ -21,35 +21,60 @@ from stages.curation.analyze_worker import (
     SHOTS,
     AnalyzeActor,
     Item,
-    Known,
     Outcome,
     Work,
     failed_group,
     scorer_group,
 )
+from stages.curation.missing import LARGE, Committed, Missing, last_attempts
 
 if TYPE_CHECKING:
     from models.scorers.base import Scorer
 
-DEFAULT_SCORERS = ("motion", "sharpness", "exposure", "letterbox", "static", "text_area", "flicker")
+DEFAULT_SCORERS = (
+    "motion",
+    "sharpness",
+    "exposure",
+    "colourfulness",
+    "noise",
+    "letterbox",
+    "static",
+    "text_area",
+    "flicker",
+)
 
 _FILES_PER_BATCH = 8  # a batch is what a crash loses and what a progress bar moves by: seconds of work
-_BYTES_PER_BATCH = 48 << 20
 
 
 class ShotSettings(Params):
     """Thresholds of shot detection, as ``models.video.shots.ShotParams`` explains them; lengths in seconds."""
 
-    adaptive_ratio: float = Field(default=3.0, gt=1)
-    min_change: float = Field(default=15.0, ge=0, le=255)
+    detector: Literal["adaptive", "transnetv2"] = "adaptive"
+    adaptive_ratio: float = Field(default=2.0, gt=1)
+    min_change: float = Field(default=10.0, ge=0, le=255)
     least_change: float = Field(default=12.0, ge=0, le=255)
+    stands_out: float = Field(default=1.6, ge=1)
+    same_picture: float = Field(default=0.75, gt=0, le=1)
     min_shot_s: float = Field(default=0.15, ge=0)
-    flash_s: float = Field(default=0.25, ge=0)
-    gradual_s: tuple[float, ...] = (0.4, 0.7, 1.0)
-    gradual_change: float = Field(default=22.0, ge=0, le=255)
-    gradual_residual: float = Field(default=0.2, ge=0, le=1)
+    flash_s: float = Field(default=0.25, ge=0, le=0.5)
+    gradual_change: float = Field(default=20.0, ge=0, le=255)
+    gradual_score: float = 0.2
     flat_spread: float = Field(default=6.0, ge=0)
     edge_flat_s: float = Field(default=2.0, ge=0)
+    transnetv2_weights: str | None = None
+    transnetv2_threshold: float = Field(default=0.5, gt=0, lt=1)
+
+    def recipe(self) -> dict[str, Any]:
+        """What shots depend on: weights count by what they hold, not by where they lie. Raises ``StageError``."""
+        settings = self.model_dump(mode="json", exclude={"transnetv2_weights"})
+        if self.detector == "transnetv2":
+            from models.video.transnet import WeightsError, check_weights
+
+            try:
+                settings["transnetv2_sha256"] = check_weights(self.transnetv2_weights)
+            except WeightsError as error:
+                raise StageError(str(error)) from error
+        return settings
 
 
 class AnalyzeParams(Params):
@@ -70,14 +95,17 @@ class AnalyzeParams(Params):
 def _scorer_versions(params: AnalyzeParams) -> Mapping[str, str]:
     from models.scorers.catalog import scorer_classes
 
-    return {scorer_group(name): f"version {scorer.version}" for name, scorer in scorer_classes(params.scorers).items()}
+    versions = {scorer_group(n): f"version {scorer.version}" for n, scorer in scorer_classes(params.scorers).items()}
+    weights = params.shots.recipe().get("transnetv2_sha256")
+    return versions if weights is None else {**versions, "transnetv2": f"sha256 {weights}"}
 
 
 @stage(
     name="analyze",
     version="1",
     params=AnalyzeParams,
-    inputs={"sources": Table(SOURCES)},
+    inputs={"sources": Table(SOURCES), "removed": Table(SOURCES)},
+    optional=("removed",),
     outputs={"videos": Table(VIDEOS), "shots": Table(CLIPS), "keyframes": Table(KEYFRAMES)},
     resources=Resources(cpus=1.0),
     models=_scorer_versions,
@@ -91,10 +119,10 @@ def analyze(ctx: Context, params: AnalyzeParams) -> None:
     run = _Run(ctx, params)
     # a second pass takes up what the first found to be less known than it looked; failures are tried once a run
     for first in (True, False):
-        items = run.missing(first)
-        if not items:
+        missing = run.missing(first)
+        if not len(missing):
             break
-        run.work_off(items)
+        run.work_off(missing)
     run.write()
 
 
@@ -102,24 +130,9 @@ class _Run:
     """One run of the stage: its groups, what is known, and how files ended that leave no record."""
 
     def __init__(self, ctx: Context, params: AnalyzeParams) -> None:
-        from models.scorers.catalog import scorer_classes
-        from models.video.analyze import ANALYZE_VERSION
-        from models.video.shots import SHOTS_VERSION
-
         self.ctx, self.params = ctx, params
-        self.scorers: dict[str, type[Scorer]] = scorer_classes(params.scorers)
+        self.groups, self.scorers = column_groups(ctx, params)
         spec_of = {scorer: spec for spec, scorer in zip(params.scorers, self.scorers, strict=True)}
-        content = {"analyze": ANALYZE_VERSION, "shots": SHOTS_VERSION, "params": params.shots.model_dump(mode="json")}
-        recipe = ctx.recipe("content", ANALYZE_VERSION, content)
-        self.groups = {IDENTITY: Group(IDENTITY, ctx.recipe(IDENTITY, "1", {}))}
-        for name in CONTENT:
-            self.groups[name] = Group(name, recipe)
-        for name, scorer in self.scorers.items():
-            # a scorer's numbers are per shot, so they stand on the shots' recipe too
-            own = ctx.recipe(scorer_group(name), scorer.version, {"class": _path(spec_of[name]), "content": recipe})
-            self.groups[scorer_group(name)] = Group(scorer_group(name), own)
-        for name in (FACTS, *(scorer_group(n) for n in self.scorers)):
-            self.groups[failed_group(name)] = Group(failed_group(name), self.groups[name].recipe)
         self.work = Work(
             scorers=spec_of,
             columns={name: tuple(c.name for c in scorer.columns) for name, scorer in self.scorers.items()},
@@ -130,37 +143,69 @@ class _Run:
             memory_bytes=int(params.memory_gib * (1 << 30)),
         )
         self.sources = _with_identity(ctx)
+        self.content: pa.StringArray | None = None  # content key of every source; None when it may have changed
         self.unread: dict[str, Outcome] = {}  # by video_id: files that could not be read, so have no content key
-        self.seconds: dict[str, float] = {}  # by video_id: what was worked on in this run
+        self.spent: list[pa.Table] = []  # video_id and seconds of what was worked on in this run
 
     # -- what is to be done --------------------------------------------------------------------------------------------
 
-    def missing(self, first: bool) -> list[Item]:
+    def missing(self, first: bool) -> Missing:
         """Files that lack something: those never read, and one file for each content of which a group is missing."""
-        done = {name: self.ctx.records.done(group) for name, group in self.groups.items() if name != IDENTITY}
-        failed = {name: attempts(done[failed_group(name)]) for name in (FACTS, *map(scorer_group, self.scorers))}
         wanted = (*CONTENT, *(scorer_group(name) for name in self.scorers))
-        again = self.ctx.retry_failed and first
+        may_fail = (FACTS, *map(scorer_group, self.scorers))
+        names = (*wanted, *map(failed_group, may_fail))
+        keys = dict(zip(names, self.ctx.records.done_each([self.groups[name] for name in names]), strict=True))
+        done = {name: keys[name] for name in wanted}
+        failed = {name: last_attempts(keys[failed_group(name)]) for name in may_fail}
+        known = Committed(wanted, done, failed, again=self.ctx.retry_failed and first)
+        self.known = known.complete()
+        unread = pa.array(list(self.unread), pa.string())
+        return known.missing(self.sources, self.content_keys(), unread)
 
-        def lacking(sha: str) -> tuple[str, ...]:
-            if sha in failed[FACTS] and sha not in done[FACTS] and not again:
-                return ()
-            return tuple(g for g in wanted if sha not in done[g] and (again or sha not in failed.get(g, {})))
+    def content_keys(self) -> pa.StringArray:
+        """The content key of every source, where its path, size and change mark were seen before; else null."""
+        if self.content is None:
+            identity = self.sources.column("identity").combine_chunks()
+            group = self.groups[IDENTITY]
+            seen = identity.filter(self.ctx.records.done(group).mask(identity))
+            recorded = self.ctx.records.read(group, seen)
+            self.content = pa.nulls(len(identity), pa.string())
+            if recorded.num_rows:
+                at = pc.index_in(identity, value_set=recorded.column("record_key").combine_chunks())
+                self.content = recorded.column("sha256").combine_chunks().take(at)
+        return self.content
 
-        items: list[Item] = []
-        taken: set[str] = set()
-        columns = [self.sources.column(n).to_pylist() for n in ("video_id", "uri", "media_type", "identity")]
-        for video, uri, media, identity, sha in zip(*columns, self.content_keys(), strict=True):
-            if sha is None and video not in self.unread:
-                items.append(Item(video, uri, media, identity, None, wanted))
-            elif sha is not None and sha not in taken:
-                taken.add(sha)
-                groups = lacking(sha)
-                if groups:
-                    attempt = 1 + max(failed[g].get(sha, 0) for g in failed)
-                    items.append(Item(video, uri, media, identity, sha, groups, None, attempt))
-        self.known = Known.of([sha for sha in done[FACTS] | failed[FACTS].keys() if not lacking(sha)])
-        return self._with_shots(items)
+    # -- doing it ------------------------------------------------------------------------------------------------------
+
+    def work_off(self, missing: Missing) -> None:
+        """Work through the files, the largest first; what waits is a few columns, a file is an object when its turn is near."""
+        shards = self.ctx.records.shards(list(self.groups.values()))
+        init = {"work": self.work, "shards": shards, "known": self.known}
+        started = time.monotonic()
+        failures = 0
+        with self.ctx.progress(len(missing), "files", missing.bytes) as progress:
+            for items, sizes in missing.in_turns(self.sources, self.content_keys()):
+                items = self._with_shots(items)
+                spent: dict[str, float] = {}
+                for outcomes in self.ctx.map(AnalyzeActor, _batches(items, sizes), init=init):
+                    failed = sum(outcome.error_type is not None for outcome in outcomes)
+                    failures += failed
+                    for outcome in outcomes:
+                        spent[outcome.video_id] = outcome.seconds
+                        if outcome.sha256 is None:
+                            self.unread[outcome.video_id] = outcome
+                        if outcome.error_type is not None:
+                            told = {"error_type": outcome.error_type, "error_message": outcome.error_message}
+                            self.ctx.event("record_failed", record_id=outcome.video_id, **told)
+                    progress.advance(
+                        len(outcomes),
+                        failed=failed,
+                        footage_s=sum(outcome.footage_s for outcome in outcomes),
+                        weight=sum(sizes[outcome.video_id] for outcome in outcomes),
+                    )
+                self.spent.append(tables.spent(spent))
+        self.content = None
+        self.ctx.event("analyzed", files=len(missing), failed=failures, seconds=round(time.monotonic() - started, 1))
 
     def _with_shots(self, items: list[Item]) -> list[Item]:
         """Give the recorded shots to the files of which only scores are missing."""
@@ -170,51 +215,32 @@ class _Run:
         recorded = tables.shots_by_key(self.ctx.records.read(self.groups[SHOTS], sorted(only)))
         return [replace(i, shots=recorded.get(str(i.sha256), ())) if i.sha256 in only else i for i in items]
 
-    def content_keys(self) -> list[str | None]:
-        """The content key of every source, where its path, size and change mark were seen before."""
-        identities = self.sources.column("identity")
-        recorded = self.ctx.records.read(self.groups[IDENTITY], identities.combine_chunks())
-        if not recorded.num_rows:
-            return [None] * len(identities)
-        at = pc.index_in(identities.combine_chunks(), value_set=recorded.column("record_key").combine_chunks())
-        keys: list[str | None] = recorded.column("sha256").combine_chunks().take(at).to_pylist()
-        return keys
-
-    # -- doing it ------------------------------------------------------------------------------------------------------
-
-    def work_off(self, items: Sequence[Item]) -> None:
-        sizes = dict(zip(*(self.sources.column(n).to_pylist() for n in ("video_id", "bytes")), strict=True))
-        shards = self.ctx.records.shards(list(self.groups.values()))
-        init = {"work": self.work, "shards": shards, "known": self.known}
-        started = time.monotonic()
-        failures = 0
-        with self.ctx.progress(len(items), "videos") as progress:
-            for outcomes in self.ctx.map(AnalyzeActor, _batches(items, sizes), init=init):
-                failed = sum(outcome.error_type is not None for outcome in outcomes)
-                failures += failed
-                for outcome in outcomes:
-                    self.seconds[outcome.video_id] = outcome.seconds
-                    if outcome.sha256 is None:
-                        self.unread[outcome.video_id] = outcome
-                progress.advance(len(outcomes), failed=failed)
-        self.ctx.event("analyzed", files=len(items), failed=failures, seconds=round(time.monotonic() - started, 1))
-
     # -- the tables ----------------------------------------------------------------------------------------------------
 
     def write(self) -> None:
         """Put the outputs and the ledger together from what is recorded."""
-        keys = pa.array(self.content_keys(), pa.string())
-        sources = self.ctx.dataset("sources").to_table().append_column("sha256", keys)
-        tables.write_outputs(self.ctx, sources, self.groups, self.scorers, self.unread, self.seconds)
+        sources = self.ctx.dataset("sources").to_table().append_column("sha256", self.content_keys())
+        tables.write_outputs(self.ctx, sources, self.groups, self.scorers, self.unread, self.spent)
 
 
-def attempts(keys: set[str]) -> dict[str, int]:
-    """Failed content keys with the number of their last attempt, from record keys ``<sha256>#<attempt>``."""
-    found: dict[str, int] = {}
-    for key in keys:
-        sha, _, number = key.partition("#")
-        found[sha] = max(found.get(sha, 0), int(number))
-    return found
+def column_groups(ctx: Context, params: AnalyzeParams) -> tuple[dict[str, Group], dict[str, type[Scorer]]]:
+    """Every column group with the recipe of its work, and the scorers by name."""
+    from models.scorers.catalog import scorer_classes
+    from models.video.analyze import ANALYZE_VERSION
+    from models.video.shots import SHOTS_VERSION
+
+    scorers: dict[str, type[Scorer]] = scorer_classes(params.scorers)
+    content = {"analyze": ANALYZE_VERSION, "shots": SHOTS_VERSION, "params": params.shots.recipe()}
+    recipe = ctx.recipe("content", ANALYZE_VERSION, content)
+    groups = {IDENTITY: Group(IDENTITY, ctx.recipe(IDENTITY, "1", {}))}
+    groups |= {name: Group(name, recipe) for name in CONTENT}
+    for spec, (name, scorer) in zip(params.scorers, scorers.items(), strict=True):
+        # a scorer's numbers are per shot, so they stand on the shots' recipe too
+        own = ctx.recipe(scorer_group(name), scorer.version, {"class": _path(spec), "content": recipe})
+        groups[scorer_group(name)] = Group(scorer_group(name), own)
+    for name in (FACTS, *(scorer_group(n) for n in scorers)):
+        groups[failed_group(name)] = Group(failed_group(name), groups[name].recipe)
+    return groups, scorers
 
 
 def _with_identity(ctx: Context) -> pa.Table:
@@ -229,17 +255,13 @@ def _with_identity(ctx: Context) -> pa.Table:
 
 
 def _batches(items: Sequence[Item], sizes: Mapping[str, int]) -> list[list[Item]]:
-    """A few files each, by bytes: large ones alone and first, so that no worker is left with one at the end."""
+    """A few files each, by bytes; a large one alone."""
     batches: list[list[Item]] = []
-    large = [item for item in items if sizes[item.video_id] >= _BYTES_PER_BATCH]
-    batches.extend([item] for item in sorted(large, key=lambda item: -sizes[item.video_id]))
     batch: list[Item] = []
     total = 0
     for item in items:
         size = sizes[item.video_id]
-        if size >= _BYTES_PER_BATCH:
-            continue
-        if batch and (len(batch) >= _FILES_PER_BATCH or total + size > _BYTES_PER_BATCH):
+        if batch and (len(batch) >= _FILES_PER_BATCH or total + size > LARGE):
             batches.append(batch)
             batch, total = [], 0
         batch.append(item)
@@ -248,6 +270,6 @@ def _batches(items: Sequence[Item], sizes: Mapping[str, int]) -> list[list[Item]
 
 
 def _path(spec: str) -> str:
-    from models.scorers.catalog import BUILT_IN
+    from models.scorers.catalog import scorer_path
 
-    return BUILT_IN.get(spec, spec)
+    return scorer_path(spec)

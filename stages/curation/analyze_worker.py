@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from stages.contract import Shards, StageError
+from stages.contract import Shards
+from stages.machine import MachineFailure, is_ffmpeg, machine_failure
+from stages.spool import local_copy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,17 +40,9 @@ TABLES: dict[str, pa.Schema] = {
 }  # fmt: skip
 FAILED = pa.schema([_KEY, ("sha256", STR), ("attempt", I32), ("error_type", STR), ("error_message", STR)])
 
-# What says that the machine or its storage is in trouble, not the file: the run stops, and goes on later where it was.
-_MACHINE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EIO,
-    errno.EROFS,
-    errno.ESTALE,
-    errno.ENOTCONN,
-    errno.EMFILE,
-    errno.ENFILE,
-}
+_COMMIT_S = 30.0  # seconds of work that a worker may lose in a crash, beside the file it is at
+
+_UNFORESEEN = 5  # files in a row that may end in an error which no part of the analysis announces
 
 
 def scorer_group(name: str) -> str:
@@ -80,13 +70,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a file ended: its content key (None when it could not be read) and its failure, if any."""
+    """How a file ended: its content key (None when it could not be read), the footage that was decoded, its failure, if any."""
 
     video_id: str
     sha256: str | None
     seconds: float
     error_type: str | None = None
     error_message: str | None = None
+    footage_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -141,6 +132,7 @@ class AnalyzeActor:
 
         self.work, self.shards, self.known = work, shards, known
         self.fresh: dict[str, dict[str, str]] = {}  # content this actor has worked on, with its failure if any
+        self.unforeseen = 0
         self.guard = Guard(Limits(work.limit_s, work.stall_s, work.memory_bytes))
 
     def close(self) -> None:
@@ -148,13 +140,26 @@ class AnalyzeActor:
 
     def __call__(self, items: Sequence[Item]) -> list[Outcome]:
         found: dict[tuple[str, ...], _Found] = {}
-        outcomes = [self._one(item, found) for item in items]
+        outcomes: list[Outcome] = []
+        committed = time.monotonic()
+        try:
+            for item in items:
+                outcomes.append(self._one(item, found))
+                if time.monotonic() - committed > _COMMIT_S:
+                    self._commit(found)
+                    committed = time.monotonic()
+        finally:  # what was finished before the machine failed is kept, if the store still takes it
+            self._commit(found)
+        return outcomes
+
+    def _commit(self, found: dict[tuple[str, ...], _Found]) -> None:
         # identities last: a crash between the commits costs hashing again, never a decode
         for groups in sorted(found, key=lambda g: g == (IDENTITY,)):
             batch = found[groups]
-            tables = {g: self._table(g, batch.rows.get(g, [])) for g in groups}
+            # popped, so that a film's key frames are not held as rows and as a table
+            tables = {g: self._table(g, batch.rows.pop(g, [])) for g in groups}
             self.shards.commit(tables, batch.keys)
-        return outcomes
+        found.clear()
 
     def _table(self, group: str, rows: list[dict[str, Any]]) -> pa.Table:
         if group.startswith("failed:"):
@@ -174,52 +179,55 @@ class AnalyzeActor:
         sha = item.sha256
         groups = item.groups
         try:
-            with _local(item.uri) as path:
+            with local_copy(item.uri) as local:
+                path = local.path
+                before = _mark(path)
                 if sha is None:
-                    sha = file_sha256(path)
+                    sha = local.sha256 or file_sha256(path)
                     _add(found, (IDENTITY,), item.identity, {IDENTITY: [{"sha256": sha}]})
                     if sha in self.known or sha in self.fresh:
-                        return Outcome(item.video_id, sha, time.monotonic() - started, **self.fresh.get(sha, {}))
-                self._decode(item, sha, path, groups, found)
+                        return Outcome(
+                            item.video_id, sha, time.monotonic() - started, footage_s=0.0, **self.fresh.get(sha, {})
+                        )
+                try:
+                    analysis, groups = self._analyze(item, path, groups)
+                except _Quarantined as failure:
+                    # a file that fails must be the file that was hashed, and readable: else it is the storage that failed
+                    _verify(path, before, sha)
+                    told = {"error_type": failure.kind, "error_message": failure.message}
+                    row = {"sha256": sha, "attempt": item.attempt, **told}
+                    _add(found, (failed_group(FACTS),), f"{sha}#{item.attempt}", {failed_group(FACTS): [row]})
+                    self.fresh[sha] = told
+                    return Outcome(item.video_id, sha, time.monotonic() - started, footage_s=0.0, **told)
+                _verify(path, before, sha if analysis and analysis.facts.decode_errors else None)
+                footage_s = self._keep(analysis, item, sha, groups, found)
                 self.fresh[sha] = {}
-        except (StageError, MemoryError):
-            raise
-        except OSError as error:
-            _stop_if_machine(error, item.uri)
-            message = f"the file cannot be read: {error.strerror or error}"
+        except (OSError, MemoryError) as error:
+            stop = machine_failure(error, f"while analysing {item.uri}") or _lost(error, item.uri)
+            if stop is not None:
+                raise stop from error
+            message = f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
             return Outcome(item.video_id, None, time.monotonic() - started, type(error).__name__, message)
-        except Exception as error:
-            if not _is_record_failure(error):
-                raise
-            failure = {"sha256": sha, "attempt": item.attempt, **_error(error)}
-            _add(found, (failed_group(FACTS),), f"{sha}#{item.attempt}", {failed_group(FACTS): [failure]})
-            self.fresh[str(sha)] = _error(error)
-            return Outcome(item.video_id, sha, time.monotonic() - started, **_error(error))
-        return Outcome(item.video_id, sha, time.monotonic() - started)
+        return Outcome(item.video_id, sha, time.monotonic() - started, footage_s=footage_s)
 
-    def _decode(
-        self, item: Item, sha: str, path: Path, groups: tuple[str, ...], found: dict[tuple[str, ...], _Found]
-    ) -> None:
+    def _analyze(self, item: Item, path: Path, groups: tuple[str, ...]) -> tuple[Analysis | None, tuple[str, ...]]:
+        """What the guarded process finds in the file and the groups it fills; None for a photograph that only lacks scores."""
         from models.video.analyze import ShotsChangedError
 
         if item.media_type == "image" and not set(groups) & set(CONTENT):
-            _add(found, groups, sha, {})  # a photograph has no shots, so every scorer is done with it
-            return
+            return None, groups
         try:
-            analysis = self._analyze(item, path, groups, item.shots)
+            return self._guarded(item, path, groups, item.shots), groups
         except ShotsChangedError:
             # another release of the decoder counts other frames: everything that rests on them is made anew
             groups = (*CONTENT, *(scorer_group(name) for name in self.work.scorers))
-            analysis = self._analyze(item, path, groups, None)
-        rows, failed = _rows(analysis, item, groups)
-        done = tuple(g for g in groups if g not in failed)
-        _add(found, done, sha, rows)
-        for group, message in failed.items():
-            kind, _, text = message.partition(": ")
-            failure = {"sha256": sha, "attempt": item.attempt, "error_type": kind, "error_message": text or kind}
-            _add(found, (failed_group(group),), f"{sha}#{item.attempt}", {failed_group(group): [failure]})
+            return self._guarded(item, path, groups, None), groups
 
-    def _analyze(self, item: Item, path: Path, groups: tuple[str, ...], shots: tuple[Shot, ...] | None) -> Analysis:
+    def _guarded(self, item: Item, path: Path, groups: tuple[str, ...], shots: tuple[Shot, ...] | None) -> Analysis:
+        from models.video.analyze import ShotsChangedError
+        from models.video.guard import GuardedFailure, WorkerStartError
+        from models.video.reader import UndecodableError
+
         names = [g.removeprefix("scorer:") for g in groups if g.startswith("scorer:")]
         arguments = {
             "path": str(path),
@@ -230,8 +238,47 @@ class AnalyzeActor:
             "keyframes": KEYFRAMES in groups,
             "max_pixels": self.work.max_pixels,
         }
-        result: Analysis = self.guard.call("models.video.analyze:analyze_request", arguments)
-        return result
+        try:
+            result: Analysis = self.guard.call("models.video.analyze:analyze_request", arguments)
+            self.unforeseen = 0
+            return result
+        except (GuardedFailure, UndecodableError) as error:
+            self.unforeseen = 0
+            raise _Quarantined(type(error).__name__, str(error)) from error
+        except WorkerStartError as error:
+            raise MachineFailure(f"{error}. What was finished is kept; run again.") from error
+        except ShotsChangedError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and not is_ffmpeg(error):
+                raise
+            # a file that nobody foresaw must not stop the run for all the others; a defect that meets every file must
+            self.unforeseen += 1
+            if self.unforeseen >= _UNFORESEEN:
+                raise
+            where = "".join(f" (at {note})" for note in getattr(error, "__notes__", ()))
+            raise _Quarantined(type(error).__name__, f"analysing it ended unexpectedly: {error}{where}") from error
+
+    def _keep(
+        self,
+        analysis: Analysis | None,
+        item: Item,
+        sha: str,
+        groups: tuple[str, ...],
+        found: dict[tuple[str, ...], _Found],
+    ) -> float:
+        """Add what was found to the next commit; returns the seconds of footage."""
+        if analysis is None:
+            _add(found, groups, sha, {})  # a photograph has no shots, so every scorer is done with it
+            return 0.0
+        rows, failed = _rows(analysis, item, groups)
+        done = tuple(g for g in groups if g not in failed)
+        _add(found, done, sha, rows)
+        for group, message in failed.items():
+            kind, _, text = message.partition(": ")
+            failure = {"sha256": sha, "attempt": item.attempt, "error_type": kind, "error_message": text or kind}
+            _add(found, (failed_group(group),), f"{sha}#{item.attempt}", {failed_group(group): [failure]})
+        return analysis.facts.duration_s if item.media_type == "video" else 0.0
 
 
 def _rows(
@@ -281,44 +328,35 @@ def _add(
 # -- failures and places ---------------------------------------------------------------------------------------------
 
 
-def _is_record_failure(error: Exception) -> bool:
-    from models.video.guard import GuardedFailure
-    from models.video.reader import UndecodableError
+class _Quarantined(Exception):
+    """A file failed; ``kind`` and ``message`` go into the ledger."""
 
-    return isinstance(error, UndecodableError | GuardedFailure)
-
-
-def _error(error: Exception) -> dict[str, str]:
-    return {"error_type": type(error).__name__, "error_message": str(error)}
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind, self.message = kind, message
 
 
-def _stop_if_machine(error: OSError, uri: str) -> None:
-    if error.errno in _MACHINE:
-        raise StageError(
-            f"while analysing {uri}: {error.strerror}. This is a failure of the machine or its storage, not of the file; "
-            "what was finished is kept. Mend it and run again."
-        ) from error
-    if "://" not in uri and isinstance(error, FileNotFoundError) and not Path(uri).parent.is_dir():
-        raise StageError(
-            f"the folder {Path(uri).parent} is gone while its files are being analysed. Is the storage mounted? "
-            "What was finished is kept; run again when it is back, or run with the source as it is now."
-        ) from error
+def _mark(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
-@contextlib.contextmanager
-def _local(uri: str) -> Iterator[Path]:
-    """The file on this machine: itself, or for a remote one a copy that is deleted after use."""
-    if "://" not in uri:
-        yield Path(uri)
-        return
-    import pyarrow.fs as pafs
+def _verify(path: Path, before: tuple[int, int], sha256: str | None) -> None:
+    """Raise ``OSError`` where a file is not what it was when work on it began, or can no longer be read.
 
-    filesystem, inside = pafs.FileSystem.from_uri(uri)
-    handle, name = tempfile.mkstemp(prefix="fulcrum-", suffix=Path(inside).suffix)
-    try:
-        with os.fdopen(handle, "wb") as out, filesystem.open_input_stream(inside, compression=None) as stream:
-            while chunk := stream.read(1 << 20):
-                out.write(chunk)
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    With ``sha256`` it is read again: to a decoder a disk that fails looks like a damaged file, and damage is remembered.
+    """
+    from models.video.analyze import file_sha256
+
+    if _mark(path) != before or (sha256 is not None and file_sha256(path) != sha256):
+        raise OSError("it changed while it was being read; is it still being written?")
+
+
+def _lost(error: BaseException, uri: str) -> MachineFailure | None:
+    """A failure of the storage where not only the file but its folder is gone."""
+    if "://" in uri or not isinstance(error, FileNotFoundError) or Path(uri).parent.is_dir():
+        return None
+    return MachineFailure(
+        f"the folder {Path(uri).parent} is gone while its files are being analysed. Is the storage mounted? "
+        "What was finished is kept; run again when it is back, or run with the source as it is now."
+    )

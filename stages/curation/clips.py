@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
-from data_schemas.tables import CLIPS, EMBEDDINGS
+from data_schemas.tables import CLIPS, EMBEDDINGS, KEYFRAME_SCORES
 from stages.contract import Context, Params, StageError, Table, stage
 from stages.curation.joins import join_stream, quoted
 
@@ -22,28 +23,37 @@ class ClipsParams(Params):
     name="clips",
     version="1",
     params=ClipsParams,
-    inputs={"shots": Table(CLIPS), "embeddings": Table(EMBEDDINGS)},
-    optional=("embeddings",),
+    inputs={"shots": Table(CLIPS), "embeddings": Table(EMBEDDINGS), "scores": Table(KEYFRAME_SCORES)},
+    optional=("embeddings", "scores"),
     outputs={"clips": Table(CLIPS)},
 )
 def clips(ctx: Context, params: ClipsParams) -> None:
-    """Add ``aesthetic`` and ``clip_text`` to every shot; null where a shot was not embedded or has no caption."""
+    """Add the dear scores to every shot: those of the encoder, and those of key frame scorers; null where a shot has none."""
     shots = ctx.dataset("shots")
-    if not ctx.has("embeddings"):
+    tables: dict[str, pads.Dataset] = {"shots": shots}
+    fields: list[pa.Field] = []
+    if ctx.has("embeddings"):
+        embeddings = ctx.dataset("embeddings")
+        encoder = _encoder(embeddings.to_table(columns=["encoder"]).column("encoder"), params.encoder)
+        tables["embeddings"] = embeddings.filter(pc.field("encoder") == encoder) if encoder else embeddings
+        fields += [_named(EMBEDDINGS.arrow.field(name), encoder) for name in SCORES]
+    if ctx.has("scores"):
+        tables["scores"] = ctx.dataset("scores")
+        fields += [field for field in tables["scores"].schema if field.name not in KEYFRAME_SCORES.key]
+    names = [*shots.schema.names, *(field.name for field in fields)]
+    taken = sorted({name for name in names if names.count(name) > 1})
+    if taken:
+        raise StageError(f"two scorers write a column {', '.join(taken)} of table clips; rename one of them.")
+    if not fields:
         for batch in shots.to_batches():
             ctx.write("clips", pa.Table.from_batches([batch], schema=shots.schema))
         return
-    embeddings = ctx.dataset("embeddings")
-    encoder = _encoder(embeddings.to_table(columns=["encoder"]).column("encoder"), params.encoder)
-    taken = [name for name in SCORES if name in shots.schema.names]
-    if taken:
-        raise StageError(f"table shots already has a column {', '.join(taken)}; rename the scorer that writes it.")
-    wanted = embeddings.filter(pc.field("encoder") == encoder) if encoder else embeddings
-    columns = ", ".join(f"s.{quoted(name)}" for name in shots.schema.names)
-    sql = f"SELECT {columns}, e.aesthetic, e.clip_text FROM shots s LEFT JOIN embeddings e USING (clip_id)"
-    fields = [_named(EMBEDDINGS.arrow.field(name), encoder) for name in SCORES]
+    columns = ", ".join(
+        [*(f"shots.{quoted(n)}" for n in shots.schema.names), *(quoted(field.name) for field in fields)]
+    )
+    joins = " ".join(f"LEFT JOIN {name} USING (clip_id)" for name in list(tables)[1:])
     like = pa.schema([*shots.schema, *fields], metadata=shots.schema.metadata)
-    ctx.write("clips", join_stream(sql, {"shots": shots, "embeddings": wanted}, like))
+    ctx.write("clips", join_stream(f"SELECT {columns} FROM shots {joins}", tables, like))
 
 
 def _encoder(present: pa.ChunkedArray, wanted: str) -> str | None:

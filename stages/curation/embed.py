@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -107,7 +107,7 @@ def caption_key(caption: str) -> str:
     return hashlib.sha256(caption.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _not_done(captions: Sequence[str], done: set[str]) -> list[tuple[str, str]]:
+def _not_done(captions: Sequence[str], done: Container[str]) -> list[tuple[str, str]]:
     return [(key, caption) for caption in captions if (key := caption_key(caption)) not in done]
 
 

@@ -1,252 +1,244 @@
-"""Cuts and encodes, once, the clips that survived rules, deduplication and review, and writes the subset and its card."""
+"""Cuts and encodes, once, the clips that survived rules, deduplication and review, and writes them as a dataset."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
+import pyarrow.parquet as pq
+from pydantic import Field, model_validator
 
-from data_schemas.tables import CAPTIONS, CLIPS, DEDUPE, SELECTION, SUBSET, VERDICTS, VIDEOS
-from stages.contract import Context, Files, Group, Params, Shards, Table, stage
-from stages.curation.dataset_card import dataset_card
+from data_schemas.schema import Field as Column
+from data_schemas.tables import BALANCE, CAPTIONS, CLIPS, DEDUPE, SELECTION, SUBSET, VERDICTS, VIDEOS
+from stages.contract import Context, Files, Group, Params, Table, stage
+from stages.curation.cut_worker import MEDIA, CutActor, Failures, Span, VideoCuts
+from stages.curation.dataset_card import CARD, Made, dataset_card
 from stages.curation.ledgers import ledger_table
+from stages.curation.manifest import file_digest, write_manifest
+from stages.curation.rules import Rule
+from stages.curation.survivors import details, reached
+from stages.curation.webdataset import write_shards
 
-CARD = "README.md"
-_READ_AT_ONCE = 32  # encoded clips held in memory while their files are written
+if TYPE_CHECKING:
+    from models.video.encode import Encoding
+
+METADATA = "metadata.parquet"
+_ROWS = 65_536
+
+_X264_PRESETS = (
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
+)  # fmt: skip
+
+EXPORTED = SUBSET.extend(
+    (
+        Column("file_name", pa.string(), "the clip's file relative to the exported folder", nullable=False),
+        Column("sound", pa.bool_(), "whether the file has a sound track", nullable=False),
+        Column("source_path", pa.string(), "path of the source file relative to the source's root"),
+        Column("extra", pa.string(), "further columns of the source, as a JSON object"),
+    )
+)
+# What says where things lie on the machine that exported them; a folder that is copied elsewhere must not.
+_HERE = ("media_uri", "video_uri")
+_INTERNAL = ("sha256", "source_bytes", "source_mtime_ns")
+
+
+class WebDatasetParams(Params):
+    """``shard_mb``: a shard is closed before it grows beyond this many megabytes (10^6 bytes)."""
+
+    shard_mb: float = Field(default=256, gt=0)
 
 
 class ExportParams(Params):
-    """``max_side``: long side of the encoded clips in pixels; null keeps the source's size."""
+    """How clips are encoded, and in which forms they are written beside the files themselves.
+
+    ``crf`` is the codec's constant quality, 0 best (null: 17 for H.264, 24 for VP9). ``preset`` trades time for size: x264's name
+    of one, or VP9's ``cpu-used`` 0 to 8 (null: veryfast, 4). ``max_side`` is the most pixels of the long side; null keeps the
+    source's size. ``audio: keep`` encodes the source's sound beside the pictures (AAC in MP4, Opus in WebM). ``rules`` follow those
+    of ``select``: the card states them.
+    """
 
     codec: Literal["libx264", "libvpx-vp9"] = "libx264"
+    crf: int | None = Field(default=None, ge=0, le=63)
+    preset: str | None = None
     max_side: int | None = Field(default=None, ge=2)
+    audio: Literal["drop", "keep"] = "drop"
+    webdataset: WebDatasetParams | None = None
+    rules: tuple[Rule, ...] = ()
 
+    @model_validator(mode="after")
+    def _known_to_the_codec(self) -> ExportParams:
+        offered = _X264_PRESETS if self.codec == "libx264" else tuple("012345678")
+        if self.preset is not None and self.preset not in offered:
+            raise ValueError(f"preset of {self.codec} must be one of {', '.join(offered)}, not {self.preset}")
+        if self.codec == "libx264" and self.crf is not None and self.crf > 51:
+            raise ValueError(f"crf of libx264 goes from 0 to 51, not {self.crf}")
+        return self
 
-@dataclass(frozen=True)
-class CutJob:
-    """One clip to encode."""
+    def encoding(self) -> Encoding:
+        from models.video.encode import Encoding
 
-    key: str
-    uri: str
-    start_frame: int
-    end_frame: int
-
-
-class CutActor:
-    """Encodes one clip and commits the file's bytes; returns the failure, if any, by record key."""
-
-    def __init__(self, codec: str, max_side: int | None, shards: Shards, scratch: str) -> None:
-        self.codec, self.max_side, self.shards = codec, max_side, shards
-        self.scratch = Path(scratch)
-
-    def __call__(self, job: CutJob) -> dict[str, dict[str, str]]:
-        from models.video.encode import EncodeError, cut_clip
-        from models.video.reader import UndecodableError
-
-        self.scratch.mkdir(parents=True, exist_ok=True)  # a worker may run on another machine than the driver
-        out = self.scratch / f"{job.key[:32]}{suffix(self.codec)}"
-        try:
-            info = cut_clip(job.uri, job.start_frame, job.end_frame, out, self.codec, self.max_side)
-            content = out.read_bytes()
-        except (UndecodableError, EncodeError, FileNotFoundError) as error:
-            return {job.key: {"error_type": type(error).__name__, "error_message": str(error)}}
-        finally:
-            out.unlink(missing_ok=True)
-        row = {
-            "record_key": [job.key],
-            "content": pa.array([content], pa.large_binary()),
-            "frames": [info.frames],
-            "fps": [info.fps],
-            "width": pa.array([info.width], pa.int32()),
-            "height": pa.array([info.height], pa.int32()),
-        }
-        self.shards.commit({"media": pa.table(row)}, [job.key])
-        return {}
-
-
-def suffix(codec: str) -> str:
-    return ".mp4" if codec == "libx264" else ".webm"
+        return Encoding(self.codec, self.crf, self.preset, self.max_side, self.audio == "keep")
 
 
 @stage(
     name="export",
-    version="1",
+    version="2",
     params=ExportParams,
     inputs={
         "clips": Table(CLIPS),
         "selection": Table(SELECTION),
         "dedupe": Table(DEDUPE),
+        "balance": Table(BALANCE),
         "verdicts": Table(VERDICTS),
         "captions": Table(CAPTIONS),
         "videos": Table(VIDEOS),
     },
-    optional=("verdicts",),
+    optional=("balance", "verdicts"),
     outputs={"subset": Table(SUBSET), "media": Files("media")},
 )
 def export(ctx: Context, params: ExportParams) -> None:
     """Encode the survivors frame-accurately. Encoded clips are records of their content, so another verdict or threshold
     encodes only the clips it adds.
 
-    With a review wired, a clip is exported when people accepted it; without, when no rule asked for a person.
+    With a review wired, a clip is exported when people accepted it; without, when no rule asked for a person. The folder
+    ``media`` is a dataset of its own: clips, ``metadata.parquet``, a card, digests of every file, and shards if asked for.
     """
-    reached = _reached(ctx)
-    wanted = reached.filter(pc.equal(reached.column("status"), "accepted"))
-    clips = ctx.dataset("clips").to_table(filter=pc.field("clip_id").isin(wanted.column("clip_id").combine_chunks()))
-    clips = clips.sort_by("clip_id")
-    videos = ctx.dataset("videos").to_table(
-        columns=["video_id", "sha256", "licence"],
-        filter=pc.field("video_id").isin(pc.unique(clips.column("video_id"))),
+    fates = reached(ctx)
+    accepted = fates.filter(pc.equal(fates.column("status"), "accepted"))
+    clips = pa.concat_tables(details(ctx, accepted)).sort_by([("video_id", "ascending"), ("start_frame", "ascending")])
+    clips = clips.append_column("key", pa.array(_keys(clips), pa.string()))
+    encoding = params.encoding()
+    how = params.model_dump(mode="json", include={"codec", "crf", "preset", "max_side", "audio"})
+    group = Group(MEDIA, ctx.recipe(MEDIA, "2", how))
+    failed = _encode(ctx, encoding, group, clips)
+
+    subset = _place(ctx, encoding, group, clips)
+    for start in range(0, max(subset.num_rows, 1), _ROWS):
+        ctx.write("subset", subset.slice(start, _ROWS))
+    folder = ctx.folder(MEDIA)
+    portable = subset.drop_columns([name for name in _HERE if name in subset.column_names])
+    pq.write_table(portable, folder / METADATA, compression="zstd", row_group_size=_ROWS)
+    shards: list[str] = []
+    if params.webdataset is not None:
+        shards = write_shards(folder, _plain_rows(portable), int(params.webdataset.shard_mb * 1e6))
+    made = Made(how, params.rules, file_digest(folder / METADATA), tuple(shards))
+    card = dataset_card(ctx, portable, made, failed=len(failed))
+    (folder / CARD).write_text(card, encoding="utf-8")
+    write_manifest(
+        folder, dict(zip(*(subset.column(n).to_pylist() for n in ("file_name", "media_sha256")), strict=True))
     )
-    source = _rows_by(videos, "video_id")
-    captions = ctx.dataset("captions").to_table(
-        columns=["clip_id", "caption"], filter=pc.field("clip_id").isin(clips.column("clip_id").combine_chunks())
-    )
-    caption = dict(zip(captions.column("clip_id").to_pylist(), captions.column("caption").to_pylist(), strict=True))
-
-    group = Group("media", ctx.recipe("media", "1", params.model_dump()))
-    keys = [
-        _content_key(row, source)
-        for row in clips.select(["clip_id", "video_id", "start_frame", "end_frame"]).to_pylist()
-    ]
-    failed = _encode(ctx, params, group, clips, keys)
-
-    key_of = dict(zip(clips.column("clip_id").to_pylist(), keys, strict=True))
-    exported: list[pa.Table] = []
-    for start in range(0, clips.num_rows, _READ_AT_ONCE):
-        part = clips.slice(start, _READ_AT_ONCE)
-        table = _place(ctx, params, group, part, key_of, caption, source)
-        exported.append(table)
-        ctx.write("subset", table)
-    subset = pa.concat_tables(exported, promote_options="default") if exported else SUBSET.empty()
-    card = dataset_card(
-        subset, ctx.dataset("selection").to_table(), ctx.table("dedupe"), reached.column("status"), len(failed)
-    )
-    (ctx.folder("media") / CARD).write_text(card, encoding="utf-8")
-    _account(ctx, reached, {clip_id: failed[key] for clip_id, key in key_of.items() if key in failed})
+    _account(ctx, fates, clips, failed)
 
 
-def _reached(ctx: Context) -> pa.Table:
-    """Clips that rules and deduplication kept: clip_id, video_id, status by the review, and the reviewers' reason."""
-    unique = ctx.dataset("dedupe").to_table(columns=["clip_id"], filter=pc.field("kept")).column("clip_id")
-    selection = ctx.dataset("selection").to_table(
-        columns=["clip_id", "review"], filter=pc.field("kept") & pc.field("clip_id").isin(unique.combine_chunks())
-    )
-    videos = ctx.dataset("clips").to_table(
-        columns=["clip_id", "video_id"], filter=pc.field("clip_id").isin(selection.column("clip_id").combine_chunks())
-    )
-    table = selection.join(videos, "clip_id", join_type="left outer")
-    if ctx.has("verdicts"):
-        verdicts = ctx.dataset("verdicts").to_table(columns=["external_id", "verdict", "reasons"])
-        verdicts = verdicts.set_column(2, "reasons", pc.binary_join(verdicts.column("reasons"), ", "))
-        table = table.join(verdicts, "clip_id", "external_id", join_type="left outer")
-        said = pc.fill_null(table.column("verdict"), "in_review")
-        status = pc.if_else(
-            pc.equal(said, "reject"), "rejected", pc.if_else(pc.equal(said, "accept"), "accepted", "in_review")
-        )
-        why = pc.fill_null(table.column("reasons"), "")
-        named = pc.if_else(pc.equal(why, ""), "review", pc.binary_join_element_wise("review: ", why, ""))
-        reason = pc.if_else(pc.equal(said, "reject"), named, pa.scalar(None, pa.string()))
-    else:
-        status = pc.if_else(table.column("review"), "in_review", "accepted")
-        reason = pa.nulls(table.num_rows, pa.string())
-    columns = {
-        "clip_id": table.column("clip_id"),
-        "video_id": table.column("video_id"),
-        "status": status,
-        "reason": reason,
-    }
-    return pa.table(columns).sort_by("clip_id")
+# -- cutting -----------------------------------------------------------------------------------------------------------
 
 
-def _rows_by(table: pa.Table, key: str) -> dict[str, dict[str, Any]]:
-    return {row[key]: row for row in table.to_pylist()}
+def _keys(clips: pa.Table) -> Iterator[str]:
+    """The key of each clip's record: what its source holds, and which frames of it."""
+    for batch in clips.select(["clip_id", "sha256", "start_frame", "end_frame"]).to_batches(max_chunksize=_ROWS):
+        for clip, sha, start, end in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            yield hashlib.sha256(f"{sha or f'clip:{clip}'}-{start}-{end}".encode()).hexdigest()
 
 
-def _content_key(clip: Mapping[str, Any], source: Mapping[str, Mapping[str, Any]]) -> str:
-    sha = source.get(clip["video_id"], {}).get("sha256") or f"clip:{clip['clip_id']}"
-    return hashlib.sha256(f"{sha}-{clip['start_frame']}-{clip['end_frame']}".encode()).hexdigest()
-
-
-def _encode(
-    ctx: Context, params: ExportParams, group: Group, clips: pa.Table, keys: Sequence[str]
-) -> dict[str, dict[str, str]]:
-    done = ctx.records.done(group)
-    columns = (clips.column(name).to_pylist() for name in ("video_uri", "start_frame", "end_frame"))
-    jobs = {key: CutJob(key, *span) for key, *span in zip(keys, *columns, strict=True) if key not in done}
-    if not jobs:
-        return {}
-    init = {"codec": params.codec, "max_side": params.max_side, "scratch": str(ctx.scratch / "cut")}
-    failed: dict[str, dict[str, str]] = {}
-    with ctx.progress(len(jobs), "clips") as bar:
-        for errors in ctx.map(CutActor, list(jobs.values()), init={**init, "shards": ctx.records.shards([group])}):
-            failed |= errors
-            bar.advance(failed=len(errors))
+def _encode(ctx: Context, encoding: Encoding, group: Group, clips: pa.Table) -> Failures:
+    """Cut what is not committed yet, one video at a time; returns the failures by record key."""
+    done = pa.array(sorted(ctx.records.done(group)), pa.string())
+    missing = clips.filter(pc.invert(pc.is_in(clips.column("key"), value_set=done)))
+    videos = list(_by_video(missing))
+    failed: Failures = {}
+    if not videos:
+        return failed
+    init = {"encoding": encoding, "shards": ctx.records.shards([group]), "scratch": str(ctx.scratch / "cut")}
+    total = sum(len(video.spans) for video in videos)
+    with ctx.progress(total, "clips") as bar:
+        for outcome in ctx.map(CutActor, videos, init=init):
+            failed |= outcome.failed
+            bar.advance(outcome.clips, failed=len(outcome.failed), footage_s=outcome.footage_s)
     return failed
 
 
-def _place(
-    ctx: Context,
-    params: ExportParams,
-    group: Group,
-    clips: pa.Table,
-    key_of: Mapping[str, str],
-    caption: Mapping[str, str | None],
-    source: Mapping[str, Mapping[str, Any]],
-) -> pa.Table:
-    """Write the files of a few clips and return their rows of the subset, every score column carried along."""
-    stored = ctx.records.read(group, pa.array([key_of[c] for c in clips.column("clip_id").to_pylist()], pa.string()))
-    media = _rows_by(stored, "record_key")
-    folder, base = ctx.folder("media"), ctx.final_uri("media")
-    rows = []
-    for clip in clips.select(["clip_id", "video_id", "start_s", "end_s"]).to_pylist():
-        found = media.get(key_of[clip["clip_id"]])
+def _by_video(missing: pa.Table) -> Iterator[VideoCuts]:
+    """The clips to cut, gathered by video; two videos of the same content are cut once."""
+    columns = ["video_id", "video_uri", "sha256", "source_bytes", "source_mtime_ns"]
+    spans = ["key", "start_frame", "end_frame", "start_s", "end_s"]
+    rows = itertools.chain.from_iterable(
+        batch.to_pylist() for batch in missing.select(columns + spans).to_batches(max_chunksize=_ROWS)
+    )
+    taken: set[str] = set()
+    for _, of_video in itertools.groupby(rows, key=lambda row: row["video_id"]):
+        mine = [row for row in of_video if row["key"] not in taken]
+        taken.update(row["key"] for row in mine)
+        if mine:
+            first = mine[0]
+            yield VideoCuts(
+                first["video_uri"], first["sha256"], first["source_bytes"], first["source_mtime_ns"],
+                tuple(Span(*(row[name] for name in spans)) for row in mine),
+            )  # fmt: skip
+
+
+# -- placing -----------------------------------------------------------------------------------------------------------
+
+
+def _place(ctx: Context, encoding: Encoding, group: Group, clips: pa.Table) -> pa.Table:
+    """Write the clips' files and return their rows of the subset by clip_id, every column carried along."""
+    folder, base = ctx.folder(MEDIA), ctx.final_uri(MEDIA)
+    keys = clips.column("key").to_pylist()
+    reader = ctx.records.reader(group, keys)
+    rows: list[dict[str, Any]] = []
+    for clip, key in zip(clips.column("clip_id").to_pylist(), keys, strict=True):
+        found = reader.get(key)
         if found is None:
             continue
-        name = f"{clip['clip_id']}{suffix(params.codec)}"
+        name = f"{clip}{encoding.suffix}"
         (folder / name).write_bytes(found["content"])
         rows.append(
             {
-                **clip,
+                "clip_id": clip,
+                "file_name": name,
                 "media_uri": f"{base}/{name}",
                 "media_sha256": hashlib.sha256(found["content"]).hexdigest(),
                 "media_bytes": len(found["content"]),
-                "caption": caption.get(clip["clip_id"]),
-                "licence": source.get(clip["video_id"], {}).get("licence"),
-                **{name: found[name] for name in ("frames", "fps", "width", "height")},
+                **{name: found[name] for name in ("frames", "fps", "width", "height", "sound")},
             }
         )
-    table = SUBSET.table(rows)
-    where = pc.index_in(table.column("clip_id"), value_set=clips.column("clip_id").combine_chunks())
-    for field in _carried(clips.schema):
-        table = table.append_column(field, clips.column(field.name).take(where))
-    return SUBSET.validate(table)
+    placed = pa.Table.from_pylist(rows, _PLACED)
+    at = pc.index_in(placed.column("clip_id"), value_set=clips.column("clip_id").combine_chunks())
+    for field in clips.schema:
+        if field.name not in placed.column_names and field.name not in (*_INTERNAL, "key"):
+            placed = placed.append_column(field, clips.column(field.name).take(at))
+    return EXPORTED.validate(placed.sort_by("clip_id"))
 
 
-def _carried(schema: pa.Schema) -> Iterator[pa.Field]:
-    own = {field.name for field in SUBSET.fields}
-    return (field for field in schema if field.name not in own)
+_PLACED = pa.schema(
+    [field for field in EXPORTED.arrow if field.name in {
+        "clip_id", "file_name", "media_uri", "media_sha256", "media_bytes", "frames", "fps", "width", "height", "sound",
+    }]
+)  # fmt: skip
 
 
-def _account(ctx: Context, reached: pa.Table, failed: Mapping[str, dict[str, str]]) -> None:
-    usual = reached.filter(
-        pc.invert(pc.is_in(reached.column("clip_id"), value_set=pa.array(list(failed), pa.string())))
+def _plain_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Rows as JSON can say them: a number that is none is null."""
+    for batch in table.to_batches(max_chunksize=1024):
+        for row in batch.to_pylist():
+            yield {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _account(ctx: Context, fates: pa.Table, clips: pa.Table, failed: Mapping[str, dict[str, str]]) -> None:
+    """Where every clip that came this far ended."""
+    lost = clips.filter(pc.is_in(clips.column("key"), value_set=pa.array(sorted(failed), pa.string())))
+    usual = fates.filter(
+        pc.invert(pc.is_in(fates.column("clip_id"), value_set=lost.column("clip_id").combine_chunks()))
     )
+    ids, videos = usual.column("clip_id"), usual.column("video_id")
+    ctx.ledger(ledger_table(ctx.name, ids, usual.column("status"), video_id=videos, reason=usual.column("reason")))
     ctx.ledger(
-        ledger_table(
-            ctx.name,
-            usual.column("clip_id"),
-            usual.column("status"),
-            video_id=usual.column("video_id"),
-            reason=usual.column("reason"),
-        )
-    )
-    video = dict(zip(reached.column("clip_id").to_pylist(), reached.column("video_id").to_pylist(), strict=True))
-    ctx.ledger(
-        [{"record_id": c, "video_id": video[c], "status": "failed", **error} for c, error in sorted(failed.items())]
+        [
+            {"record_id": row["clip_id"], "video_id": row["video_id"], "status": "failed", **failed[row["key"]]}
+            for row in lost.select(["clip_id", "video_id", "key"]).sort_by("clip_id").to_pylist()
+        ]
     )

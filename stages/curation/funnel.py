@@ -1,11 +1,11 @@
-"""Where the footage went: records and hours lost to each rule and stage, how rules overlap, what lies either side of a line.
+"""Where the footage went: records and hours lost to each rule, how rules overlap, and what other rules would change.
 
-Pure functions over tables; the report draws what they return, and another threshold is tried by calling them again.
+One streaming scan over the columns that the rules name answers all of it, for one set of rules or for two side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from stages.curation.expressions import column
-from stages.curation.rules import Bound, Rule, as_dataset, compile_rules, failed, outcomes
+from stages.curation.rules import Bound, CompiledRule, Rule, compile_rules, failed, outcomes
 
 
 @dataclass(frozen=True)
@@ -52,156 +51,114 @@ class Funnel:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Change:
+    """Clips that a second rule set keeps and the first did not (``gained``), and the other way round (``dropped``)."""
+
+    gained: int
+    hours_gained: float
+    dropped: int
+    hours_dropped: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
 def rule_funnel(rules: Sequence[Rule], clips: pa.Table | pads.Dataset) -> Funnel:
     """Apply the rules in order to a table of clips (schema ``clips``) and account for every record and hour.
 
-    One streaming scan. Raises ``RuleError`` where a rule does not fit the table.
+    Raises ``RuleError`` where a rule does not fit the table.
     """
-    compiled = compile_rules(rules, clips)
-    count = len(compiled)
-    records = review = 0
-    total_s = kept_s = 0.0
-    kept = 0
-    first = np.zeros(count, np.int64)
-    first_s = np.zeros(count)
-    only = np.zeros(count, np.int64)
-    missing = np.zeros(count, np.int64)
-    overlap = np.zeros((count, count), np.int64)
-    asks = np.asarray([rule.rule.missing == "review" for rule in compiled], bool)
+    tally = _Tally(compile_rules(rules, clips))
+    for seconds, fails, missing in _scan([tally], clips):
+        tally.add(seconds, fails, missing)
+    return tally.funnel()
+
+
+def compare_rules(
+    before: Sequence[Rule], after: Sequence[Rule], clips: pa.Table | pads.Dataset
+) -> tuple[Funnel, Funnel, Change]:
+    """Both rule sets over the same clips in one scan; a rule that both have is computed once."""
+    one, two = _Tally(compile_rules(before, clips)), _Tally(compile_rules(after, clips))
+    counts, sums = np.zeros(2, np.int64), np.zeros(2)
+    for seconds, fails, missing in _scan([one, two], clips):
+        kept = [~tally.add(seconds, fails, missing) for tally in (one, two)]
+        for index, moved in enumerate((kept[1] & ~kept[0], kept[0] & ~kept[1])):
+            counts[index] += int(moved.sum())
+            sums[index] += float(seconds[moved].sum())
+    change = Change(int(counts[0]), float(sums[0] / 3600), int(counts[1]), float(sums[1] / 3600))
+    return one.funnel(), two.funnel(), change
+
+
+def _scan(
+    tallies: Sequence[_Tally], clips: pa.Table | pads.Dataset
+) -> Iterator[tuple[np.ndarray, dict[Rule, np.ndarray], dict[Rule, np.ndarray]]]:
+    """Per batch: seconds float64 (N,), and for each distinct rule where it fails and where it has no value, bool (N,)."""
+    distinct = {compiled.rule: compiled for tally in tallies for compiled in tally.compiled}
+    compiled = list(distinct.values())
     for batch in outcomes(compiled, clips, carry=("duration_s",)):
-        rows = batch.num_rows
         seconds = np.asarray(batch.column("duration_s").to_numpy(zero_copy_only=False), float)
-        fails_NR = np.zeros((rows, count), bool)
-        missing_NR = np.zeros((rows, count), bool)
+        fails, missing = {}, {}
         for index, rule in enumerate(compiled):
             passes = batch.column(str(index))
-            fails_NR[:, index] = failed(rule, passes).to_numpy(zero_copy_only=False)
-            missing_NR[:, index] = pc.is_null(passes).to_numpy(zero_copy_only=False)
-        lost = fails_NR.any(axis=1)
+            fails[rule.rule] = failed(rule, passes).to_numpy(zero_copy_only=False)
+            missing[rule.rule] = pc.is_null(passes).to_numpy(zero_copy_only=False)
+        yield seconds, fails, missing
+
+
+class _Tally:
+    """Sums of one rule set over the batches seen so far."""
+
+    def __init__(self, compiled: Sequence[CompiledRule]) -> None:
+        self.compiled = compiled
+        count = len(compiled)
+        self.records = self.kept = self.review = 0
+        self.total_s = self.kept_s = 0.0
+        self.first, self.only, self.missing = (np.zeros(count, np.int64) for _ in range(3))
+        self.first_s = np.zeros(count)
+        self.overlap = np.zeros((count, count), np.int64)
+
+    def add(self, seconds: np.ndarray, fails: dict[Rule, np.ndarray], missing: dict[Rule, np.ndarray]) -> np.ndarray:
+        """Count one batch; returns which of its clips are lost, bool (N,)."""
+        rows, count = len(seconds), len(self.compiled)
+        fails_RN = np.stack([fails[c.rule] for c in self.compiled]) if count else np.zeros((0, rows), bool)
+        lost = np.asarray(fails_RN.any(axis=0))
+        kept = ~lost
         if count:
-            which = fails_NR.argmax(axis=1)[lost]
-            first += np.bincount(which, minlength=count)
-            first_s += np.bincount(which, weights=seconds[lost], minlength=count)
-            alone = fails_NR.sum(axis=1) == 1
-            only += fails_NR[alone].sum(axis=0)
-            missing += missing_NR.sum(axis=0)
-            as_float = fails_NR.astype(np.float64)  # a product of floats is many times faster than one of integers
-            overlap += np.rint(as_float.T @ as_float).astype(np.int64)
-            review += int((~lost & (missing_NR & asks).any(axis=1)).sum())
-        records += rows
-        total_s += float(seconds.sum())
-        kept += int((~lost).sum())
-        kept_s += float(seconds[~lost].sum())
-    before = records - np.concatenate([[0], np.cumsum(first)[:-1]]) if count else np.zeros(0, np.int64)
-    steps = tuple(
-        RuleStep(
-            rule=rule.rule.name,
-            records_in=int(before[index]),
-            lost=int(first[index]),
-            hours_lost=float(first_s[index] / 3600),
-            fails=int(overlap[index, index]),
-            only=int(only[index]),
-            missing=int(missing[index]),
-            bounds=rule.bounds,
+            which = fails_RN.argmax(axis=0)[lost]
+            self.first += np.bincount(which, minlength=count)
+            self.first_s += np.bincount(which, weights=seconds[lost], minlength=count)
+            some_RN = fails_RN[:, lost]  # clips that fail nothing overlap nowhere
+            self.only += some_RN[:, some_RN.sum(axis=0) == 1].sum(axis=1)
+            as_float = some_RN.astype(
+                np.float32
+            )  # a product of floats is many times faster; a batch counts exactly in it
+            self.overlap += np.rint(as_float @ as_float.T).astype(np.int64)
+            self.missing += [int(missing[c.rule].sum()) for c in self.compiled]
+            asks = [missing[c.rule] for c in self.compiled if c.rule.missing == "review"]
+            if asks:
+                self.review += int((np.logical_or.reduce(asks) & kept).sum())
+        self.records += rows
+        self.total_s += float(seconds.sum())
+        self.kept += int(kept.sum())
+        self.kept_s += float(seconds[kept].sum())
+        return lost
+
+    def funnel(self) -> Funnel:
+        before = self.records - np.concatenate([[0], np.cumsum(self.first)])
+        steps = tuple(
+            RuleStep(
+                rule=compiled.rule.name,
+                records_in=int(before[index]),
+                lost=int(self.first[index]),
+                hours_lost=float(self.first_s[index] / 3600),
+                fails=int(self.overlap[index, index]),
+                only=int(self.only[index]),
+                missing=int(self.missing[index]),
+                bounds=compiled.bounds,
+            )
+            for index, compiled in enumerate(self.compiled)
         )
-        for index, rule in enumerate(compiled)
-    )
-    return Funnel(records, total_s / 3600, kept, kept_s / 3600, review, steps, tuple(map(tuple, overlap.tolist())))
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Counts of a column's values between ``edges`` (one more than counts); ``missing`` have none.
-
-    The edges span the middle 99% of the values and every bound; ``below`` and ``above`` count what lies outside.
-    """
-
-    column: str
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    below: int
-    above: int
-    missing: int
-    bounds: tuple[Bound, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def histogram(clips: pa.Table | pads.Dataset, name: str, bounds: Sequence[Bound] = (), bins: int = 40) -> Histogram:
-    """Distribution of a numeric column with the thresholds that are drawn through it."""
-    bounds = tuple(bound for bound in bounds if bound.column == name)
-    values, gaps = _values(clips, name)
-    if not len(values):
-        return Histogram(name, (), (), 0, 0, gaps, bounds)
-    low, high = np.quantile(values, [0.005, 0.995])
-    drawn = [bound.value for bound in bounds if np.isfinite(bound.value)]
-    low, high = float(min([low, *drawn])), float(max([high, *drawn]))
-    if high <= low:
-        low, high = low - 0.5, high + 0.5
-    counts, edges = np.histogram(values, bins=bins, range=(low, high))
-    below, above = int((values < low).sum()), int((values > high).sum())
-    return Histogram(name, tuple(edges.tolist()), tuple(counts.tolist()), below, above, gaps, bounds)
-
-
-@dataclass(frozen=True)
-class Sides:
-    """Clips nearest to a line: ids with their value, nearest first."""
-
-    bound: Bound
-    failing: tuple[tuple[str, float], ...]
-    passing: tuple[tuple[str, float], ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def either_side(clips: pa.Table | pads.Dataset, bound: Bound, count: int = 6) -> Sides:
-    """The clips just inside and just outside a bound: what moving the threshold would change first. Ties by clip_id."""
-    dataset = as_dataset(clips)
-    value = column(bound.column, dataset.schema).expr
-    limit = pc.scalar(bound.value)
-    inside = value >= limit if bound.side == "lower" else value <= limit
-    parts = []
-    for condition in (~inside, inside):
-        table = dataset.to_table(columns={"clip_id": pc.field("clip_id"), "value": value}, filter=condition)
-        distance = pc.abs(pc.subtract(table.column("value"), bound.value))
-        near = table.append_column("distance", distance).sort_by([("distance", "ascending"), ("clip_id", "ascending")])
-        near = near.slice(0, count)
-        parts.append(tuple(zip(near.column("clip_id").to_pylist(), near.column("value").to_pylist(), strict=True)))
-    return Sides(bound, parts[0], parts[1])
-
-
-@dataclass(frozen=True)
-class StageLoss:
-    """Records of one stage with one fate. ``hours`` is null where the records have no known duration."""
-
-    stage: str
-    status: str
-    reason: str | None
-    records: int
-    hours: float | None
-
-
-def stage_losses(ledger: pa.Table, durations: pa.Table) -> list[StageLoss]:
-    """Sum the ledger by stage, status and reason, sorted by them.
-
-    ``durations`` has ``record_id`` and ``duration_s`` (seconds) of videos and clips alike.
-    """
-    joined = ledger.select(["record_id", "stage", "status", "reason"]).join(
-        durations.select(["record_id", "duration_s"]), "record_id", join_type="left outer"
-    )
-    summed = joined.group_by(["stage", "status", "reason"]).aggregate([([], "count_all"), ("duration_s", "sum")])
-    losses = []
-    for row in summed.to_pylist():
-        seconds = row["duration_s_sum"]
-        hours = None if seconds is None else seconds / 3600
-        losses.append(StageLoss(row["stage"], row["status"], row["reason"], row["count_all"], hours))
-    return sorted(losses, key=lambda loss: (loss.stage, loss.status, loss.reason or ""))
-
-
-def _values(clips: pa.Table | pads.Dataset, name: str) -> tuple[np.ndarray, int]:
-    dataset = as_dataset(clips)
-    table = dataset.to_table(columns={"value": column(name, dataset.schema).expr})
-    values = table.column("value")
-    return np.asarray(values.drop_null().to_numpy(), float), values.null_count
+        overlap = tuple(map(tuple, self.overlap.tolist()))
+        hours, hours_kept = self.total_s / 3600, self.kept_s / 3600
+        return Funnel(self.records, hours, self.kept, hours_kept, self.review, steps, overlap)

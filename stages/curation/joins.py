@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
 ROWS = 131_072
+MEMORY = "2GB"  # what a join may hold before it goes to the disk
+
+
+@contextmanager
+def connect() -> Iterator[DuckDBPyConnection]:
+    """A DuckDB connection of bounded memory that spills to a temporary folder."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix="fulcrum-join-") as folder, duckdb.connect(":memory:") as connection:
+        connection.execute(f"SET memory_limit = '{MEMORY}'")
+        connection.execute("SET temp_directory = $folder", {"folder": folder})
+        # row order carries no meaning in any table, and keeping it would buffer whole inputs
+        connection.execute("SET preserve_insertion_order = false")
+        yield connection
 
 
 def join_stream(sql: str, tables: Mapping[str, pads.Dataset | pa.Table], like: pa.Schema) -> Iterator[pa.Table]:
@@ -15,11 +35,7 @@ def join_stream(sql: str, tables: Mapping[str, pads.Dataset | pa.Table], like: p
 
     The SQL is written by this project; nothing a user types becomes part of it.
     """
-    import duckdb
-
-    with duckdb.connect(":memory:") as connection:
-        # row order carries no meaning in any table, and keeping it would buffer whole inputs
-        connection.execute("SET preserve_insertion_order = false")
+    with connect() as connection:
         for name, table in tables.items():
             connection.register(name, table)
         # a fetched batch may be empty or tiny after a join; parts on disk should be neither

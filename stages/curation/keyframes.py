@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from stages.contract import Keys
+
 _CLIPS = pa.schema([("clip_id", pa.string()), ("record_key", pa.string()), ("first", pa.int32()), ("last", pa.int32())])
 SCAN_ROWS = 2048  # pictures held at once while keys are made, about 40 MB
+_KEYS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -37,83 +41,124 @@ def index_frames(dataset: pads.Dataset, wanted: pa.Array | pa.ChunkedArray) -> F
 
     The pictures are what the record's work depends on, so a source that changed under the same clip_id gets a new key, and
     a clip whose pictures did not change keeps its key whatever happened around it.
+
+    Some hundred bytes a picture are held; pictures themselves are read where a wanted clip has one, and let go.
     """
     if isinstance(wanted, pa.ChunkedArray):
         wanted = wanted.combine_chunks()
     pieces: list[pads.Fragment] = []
-    parts: list[pa.Table] = []
+    ids: list[pa.ChunkedArray] = []
     for fragment in dataset.get_fragments():
         for piece in fragment.split_by_row_group() if isinstance(fragment, pads.ParquetFileFragment) else [fragment]:
-            number = len(pieces)
             pieces.append(piece)
-            for batch in piece.to_batches(
-                schema=dataset.schema, columns=["clip_id", "position", "jpeg"], batch_size=SCAN_ROWS, batch_readahead=1
-            ):
-                batch = batch.filter(pc.is_in(batch.column("clip_id"), value_set=wanted))
-                digests = [hashlib.sha256(memoryview(raw.as_buffer())).digest() for raw in batch.column("jpeg")]
-                parts.append(
-                    pa.table(
-                        {
-                            "clip_id": batch.column("clip_id"),
-                            "position": batch.column("position"),
-                            "digest": pa.array(digests, pa.binary(32)),
-                            "piece": pa.repeat(pa.scalar(number, pa.int32()), len(digests)),
-                        }
-                    )
-                )
-    if not sum(part.num_rows for part in parts):
+        ids.append(fragment.to_table(schema=dataset.schema, columns=["clip_id"]).column("clip_id"))
+    # one question for all rows: every question costs a hash table of all that is wanted
+    asked = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
+    here = pc.is_in(asked, value_set=wanted).combine_chunks()
+    del asked, ids
+    parts: list[pa.Table] = []
+    row = 0
+    for number, piece in enumerate(pieces):
+        count = piece.count_rows()
+        mask = here.slice(row, count)
+        row += count
+        if pc.any(mask).as_py():
+            parts.append(_digests(piece, dataset.schema, mask, number))
+    if not parts:
         return FrameIndex(tuple(pieces), _CLIPS.empty_table())
-    frames = pa.concat_tables(parts).sort_by([("clip_id", "ascending"), ("position", "ascending")]).combine_chunks()
+    frames = pa.concat_tables(parts).sort_by([("clip_id", "ascending"), ("position", "ascending")])
+    del parts
     return FrameIndex(tuple(pieces), _keys(frames))
 
 
+def _digests(piece: pads.Fragment, schema: pa.Schema, mask: pa.BooleanArray, number: int) -> pa.Table:
+    """clip_id, position, digest and number of the piece, for the pictures in it that are wanted."""
+    parts = []
+    row = 0
+    columns = ["clip_id", "position", "jpeg"]
+    for batch in piece.to_batches(schema=schema, columns=columns, batch_size=SCAN_ROWS, batch_readahead=1):
+        picked = batch.filter(mask.slice(row, batch.num_rows))
+        row += batch.num_rows
+        digests = [hashlib.sha256(memoryview(raw.as_buffer())).digest() for raw in picked.column("jpeg")]
+        parts.append(
+            pa.table(
+                {
+                    "clip_id": picked.column("clip_id"),
+                    "position": picked.column("position"),
+                    "digest": pa.array(digests, pa.binary(32)),
+                    "piece": pa.repeat(pa.scalar(number, pa.int32()), len(digests)),
+                }
+            )
+        )
+    return pa.concat_tables(parts)
+
+
 def _keys(frames: pa.Table) -> pa.Table:
+    """One row a clip, from its frames in order of clip and position."""
     ids = frames.column("clip_id").combine_chunks()
     changed = pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1)).to_numpy(zero_copy_only=False)
     starts = np.flatnonzero(np.concatenate([[True], changed]))
     ends = np.append(starts[1:], len(ids))
-    digests = frames.column("digest").to_pylist()
-    positions = frames.column("position").to_numpy()
+    positions = frames.column("position").combine_chunks().to_numpy().view(np.uint8).reshape(-1, 8)
+    digest = frames.column("digest").combine_chunks()
+    raw = np.frombuffer(digest.buffers()[1], np.uint8)[32 * digest.offset :][: 32 * len(digest)].reshape(-1, 32)
+    told = np.concatenate([positions, raw], axis=1).tobytes()
+    keys = [
+        pa.array([hashlib.sha256(told[40 * start : 40 * end]).hexdigest() for start, end in some], pa.string())
+        for some in _spans(starts, ends)
+    ]
     piece = frames.column("piece").to_numpy()
-    keys = []
-    for start, end in zip(starts, ends, strict=True):
-        digest = hashlib.sha256()
-        for row in range(start, end):
-            digest.update(positions[row].tobytes() + digests[row])
-        keys.append(digest.hexdigest())
     return pa.table(
         {
             "clip_id": ids.take(pa.array(starts)),
-            "record_key": pa.array(keys, pa.string()),
+            "record_key": pa.chunked_array(keys, pa.string()).combine_chunks(),
             "first": pa.array(np.minimum.reduceat(piece, starts)),
             "last": pa.array(np.maximum.reduceat(piece, starts)),
         }
     )
 
 
-def frame_batches(index: FrameIndex, done: Iterable[str], per_batch: int) -> list[FrameBatch]:
+def _spans(starts: np.ndarray, ends: np.ndarray) -> Iterator[Iterator[tuple[int, int]]]:
+    """(start, end) of some ten thousand clips at a time."""
+    for at in range(0, len(starts), _KEYS_AT_ONCE):
+        some = slice(at, at + _KEYS_AT_ONCE)
+        yield zip(starts[some].tolist(), ends[some].tolist(), strict=True)
+
+
+class FrameBatches(Sequence[FrameBatch]):
+    """Batches that are made when they are asked for: what waits is columns."""
+
+    def __init__(self, pieces: Sequence[pads.Fragment], clips: pa.Table, per_batch: int) -> None:
+        self.pieces, self.clips, self.per_batch = pieces, clips, per_batch
+
+    def __len__(self) -> int:
+        return -(-self.clips.num_rows // self.per_batch)
+
+    @overload
+    def __getitem__(self, index: int) -> FrameBatch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[FrameBatch]: ...
+
+    def __getitem__(self, index: int | slice) -> FrameBatch | Sequence[FrameBatch]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        part = self.clips.slice(index % len(self) * self.per_batch, self.per_batch)
+        spans = zip(part.column("first").to_pylist(), part.column("last").to_pylist(), strict=True)
+        used = sorted({piece for first, last in spans for piece in range(first, last + 1)})
+        ids, keys = (part.column(name).to_pylist() for name in ("clip_id", "record_key"))
+        return FrameBatch(tuple(self.pieces[piece] for piece in used), tuple(ids), tuple(keys))
+
+
+def frame_batches(index: FrameIndex, done: Keys, per_batch: int) -> FrameBatches:
     """Batches of clips whose key is not done, one clip for each key, neighbours in the table together."""
-    skip = set(done)
-    waiting: list[tuple[int, int, str, str]] = []
-    for row in index.clips.sort_by([("first", "ascending"), ("clip_id", "ascending")]).to_batches(
-        max_chunksize=100_000
-    ):
-        for clip_id, key, first, last in zip(*(c.to_pylist() for c in row.columns), strict=True):
-            if key not in skip:
-                skip.add(key)
-                waiting.append((first, last, clip_id, key))
-    batches = []
-    for start in range(0, len(waiting), per_batch):
-        part = waiting[start : start + per_batch]
-        used = sorted({piece for first, last, _, _ in part for piece in range(first, last + 1)})
-        batches.append(
-            FrameBatch(
-                tuple(index.pieces[piece] for piece in used),
-                tuple(clip_id for _, _, clip_id, _ in part),
-                tuple(key for _, _, _, key in part),
-            )
-        )
-    return batches
+    clips = index.clips.filter(pc.invert(done.mask(index.clips.column("record_key"))))
+    clips = clips.sort_by([("first", "ascending"), ("clip_id", "ascending")])
+    codes = clips.column("record_key").combine_chunks().dictionary_encode().indices.to_numpy()
+    once = np.sort(np.unique(codes, return_index=True)[1])
+    return FrameBatches(index.pieces, clips.take(pa.array(once)), per_batch)
 
 
 def read_frames(batch: FrameBatch) -> dict[str, list[tuple[float, bytes]]]:

@@ -1,12 +1,14 @@
-"""Lists what a source holds: a folder walked to its leaves, or a CSV or Parquet list of URIs, with each file's change marks."""
+"""Lists what a source holds: a folder or bucket to its leaves, or a CSV, JSON Lines or Parquet list, with each file's change marks.
+
+A million files are a few hundred MiB of Arrow columns; as Python objects there is never more than a chunk of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -14,84 +16,102 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
+import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from stages.contract import StageError
+from stages.curation.tar_source import is_tar
+from stages.location import child_uri, in_threads, is_remote, open_location, why_not
 
-LIST_SUFFIXES = (".csv", ".parquet", ".pq")
+LIST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".pq")
 CHUNK = 50_000
 
 FILES = pa.schema([("path", pa.string()), ("uri", pa.string()), ("bytes", pa.int64()), ("mtime_ns", pa.int64())])
+PROBLEMS = pa.schema([("path", pa.string()), ("error_type", pa.string()), ("message", pa.string())])
+
+_FOLDERS = 1000  # folders of a bucket's top that are listed one by one, so that no answer holds the whole bucket
+_MEASURED = {
+    "path",
+    "bytes",
+    "mtime_ns",
+    "media_type",
+}  # a list's own columns of these names are carried along as listed_<name>
+_TEXT = ("uri", "path", "caption", "licence", "license")
 
 
-@dataclass(frozen=True)
-class Problem:
-    """An entry of the source that cannot be used: where it is, what happened, what to do."""
+class Rows:
+    """Rows gathered as Arrow columns, a chunk of Python values at a time."""
 
-    path: str
-    error_type: str
-    message: str
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema
+        self._columns: list[list[Any]] = [[] for _ in schema]
+        self._done: list[pa.Table] = []
+
+    def add(self, *row: object) -> None:
+        for column, value in zip(self._columns, row, strict=True):
+            column.append(value)
+        if len(self._columns[0]) >= CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        arrays = [pa.array(column, field.type) for column, field in zip(self._columns, self.schema, strict=True)]
+        self._done.append(pa.Table.from_arrays(arrays, schema=self.schema))
+        self._columns = [[] for _ in self.schema]
+
+    def table(self) -> pa.Table:
+        self._flush()
+        return pa.concat_tables(self._done)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a source sorted by path (table ``FILES``, further columns for a list), and what could not be listed.
+    """The files of a source sorted by path (table ``FILES``, further columns for a list), and what could not be listed (``PROBLEMS``).
 
-    ``name`` is the source's default name: the last part of its path, so that a source keeps its ids where it is moved.
+    ``name`` is the source's default name: the last part of its path, so that a source keeps its ids where it is moved. Tars
+    are files here; what they hold is seen by ``ingest``.
     """
 
     name: str
     files: pa.Table
+    problems: pa.Table
     is_list: bool
     hidden: int = 0
-    problems: tuple[Problem, ...] = field(default=())
 
     def digest(self) -> str:
-        """sha256 over every file's path, size and modification time, and for a list all its other columns."""
+        """sha256 over every file's path, size and modification time, for a list all its other columns, and the problems."""
         digest = hashlib.sha256(b"list" if self.is_list else b"folder")
-        for batch in self.files.to_batches(max_chunksize=CHUNK):
-            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                digest.update(repr(row).encode("utf-8", "surrogateescape") + b"\n")
-        for problem in self.problems:
-            digest.update(repr(problem).encode("utf-8", "surrogateescape") + b"\n")
+        for table in (self.files, self.problems):
+            for batch in table.to_batches(max_chunksize=CHUNK):
+                for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    digest.update(repr(row).encode("utf-8", "surrogateescape") + b"\n")
         return digest.hexdigest()
 
 
-def open_location(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The filesystem of a local path, ``file://`` or other URI, and the path within it."""
-    if "://" not in uri:
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
-    try:
-        return pafs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, OSError) as error:
-        raise StageError(
-            f"cannot open {uri}: {error}. Give a local path, or a URI such as file:///data or s3://bucket/prefix."
-        ) from error
-
-
 def list_source(source: str | None) -> Listing:
-    """List a folder or a list file.
+    """List a folder, a bucket or prefix, one tar, or a list file.
 
-    Raises ``StageError`` when there is no source, nothing is there, it cannot be read, or a list names a file twice.
+    Raises ``StageError`` when there is no source, nothing is there, or it cannot be read.
     """
     if not source:
         raise StageError(
-            "there is no source to curate. Pass --source with a folder, or with a CSV or Parquet list of files."
+            "there is no source to curate. Pass --source with a folder, a bucket, or a CSV, JSON Lines or Parquet list of files."
         )
     filesystem, root = open_location(source)
     try:
         info = filesystem.get_file_info(root)
     except OSError as error:
-        raise StageError(f"cannot read the source {source}: {error}") from error
+        raise StageError(f"cannot read the source {source}: {why_not(source, error)}.") from error
     if info.type == pafs.FileType.NotFound:
-        raise StageError(
-            f"the source {source} does not exist. Check --source; a relative path starts at the current folder."
-        )
+        raise StageError(f"the source {source} does not exist. {_where_to_look(source, filesystem, root)}")
     name = root.rstrip("/").rsplit("/", 1)[-1] or "source"
     if info.type == pafs.FileType.File:
+        if is_tar(root):
+            rows = Rows(FILES)
+            rows.add(root.rsplit("/", 1)[-1], root if not is_remote(source) else source, info.size, info.mtime_ns)
+            return Listing(name.rsplit(".", 1)[0], rows.table(), PROBLEMS.empty_table(), False)
         if not root.lower().endswith(LIST_SUFFIXES):
             raise StageError(
-                f"the source {source} is a single file, neither a folder nor a list. "
+                f"the source {source} is a single file, neither a folder, a tar nor a list. "
                 f"Give its folder, or a list ending in {', '.join(LIST_SUFFIXES)}."
             )
         return _list_table(source, filesystem, root, name.rsplit(".", 1)[0])
@@ -100,34 +120,29 @@ def list_source(source: str | None) -> Listing:
     return _walk_remote(source, filesystem, root, name)
 
 
+def _where_to_look(source: str, filesystem: pafs.FileSystem, root: str) -> str:
+    if not is_remote(source):
+        return "Check --source; a relative path starts at the current folder."
+    bucket = root.split("/", 1)[0]
+    try:
+        filesystem.get_file_info(pafs.FileSelector(bucket))
+    except OSError as error:
+        return f"{why_not(source, error)}."
+    return f"The bucket {bucket} is there, but nothing in it begins with {root.partition('/')[2]}/; check --source."
+
+
 # -- folders ---------------------------------------------------------------------------------------------------------
 
 
 def _walk_local(source: str, root: str, name: str) -> Listing:
     """Walk a local folder. Links are followed; a link back to a folder that encloses it is not entered again."""
-    columns: dict[str, list[Any]] = {"path": [], "uri": [], "bytes": [], "mtime_ns": []}
-    chunks: list[pa.Table] = []
-    problems: list[Problem] = []
+    rows, problems = Rows(FILES), Rows(PROBLEMS)
     hidden = 0
-
-    def flush() -> None:
-        chunks.append(pa.table(columns, schema=FILES))
-        for column in columns.values():
-            column.clear()
-
     top = os.stat(root)
     stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset({(top.st_dev, top.st_ino)}))]
     while stack:
         folder, enclosing = stack.pop()
-        try:
-            entries = list(os.scandir(os.path.join(root, folder) if folder else root))
-        except OSError as error:
-            # going on would make every file below it look removed
-            raise StageError(
-                f"cannot list the folder {os.path.join(root, folder)} of the source {source}: {error.strerror}. "
-                "Make it readable, or point --source elsewhere."
-            ) from error
-        for entry in entries:
+        for entry in _entries(source, os.path.join(root, folder) if folder else root):
             if entry.name.startswith("."):
                 hidden += 1
                 continue
@@ -142,50 +157,58 @@ def _walk_local(source: str, root: str, name: str) -> Listing:
                 if not entry.is_file():
                     continue  # sockets, pipes and devices hold no footage, and opening one can hang
             except OSError as error:
-                problems.append(
-                    Problem(_printable(relative), type(error).__name__, f"{error.strerror}: a broken link?")
-                )
+                problems.add(_printable(relative), type(error).__name__, f"{error.strerror}: a broken link?")
                 continue
             if _printable(relative) != relative:
-                problems.append(
-                    Problem(_printable(relative), "FileNameError", "the file name is not valid UTF-8; rename the file")
-                )
+                problems.add(_printable(relative), "FileNameError", "the file name is not valid UTF-8; rename the file")
                 continue
-            columns["path"].append(relative)
-            columns["uri"].append(os.path.join(root, relative))
-            columns["bytes"].append(stat.st_size)
-            columns["mtime_ns"].append(stat.st_mtime_ns)
-            if len(columns["path"]) >= CHUNK:
-                flush()
-    flush()
-    return _sorted_listing(name, pa.concat_tables(chunks), False, hidden, problems)
+            rows.add(relative, os.path.join(root, relative), stat.st_size, stat.st_mtime_ns)
+    return _listing(name, rows.table(), problems, False, hidden)
+
+
+def _entries(source: str, folder: str) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:
+        # going on would make every file below it look removed
+        raise StageError(
+            f"cannot list the folder {folder} of the source {source}: {error.strerror}. "
+            "Make it readable, or point --source elsewhere."
+        ) from error
 
 
 def _walk_remote(source: str, filesystem: pafs.FileSystem, root: str, name: str) -> Listing:
-    try:
-        infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
-    except OSError as error:
-        raise StageError(f"cannot list the source {source}: {error}") from error
-    base = source.split("?", 1)[0].rstrip("/")
-    rows: list[tuple[str, str, int, int | None]] = []
+    rows = Rows(FILES)
     hidden = 0
-    for info in infos:
-        if info.type != pafs.FileType.File:
-            continue
-        relative = info.path[len(root.rstrip("/")) + 1 :]
-        if any(part.startswith(".") for part in relative.split("/")):
-            hidden += 1
-            continue
-        rows.append((relative, f"{base}/{quote(relative)}", info.size, info.mtime_ns))
-    table = (
-        pa.table([list(column) for column in zip(*rows, strict=True)], schema=FILES) if rows else FILES.empty_table()
-    )
-    return _sorted_listing(name, table, False, hidden, [])
+    try:
+        for info in _objects(filesystem, root):
+            relative = info.path[len(root.rstrip("/")) + 1 :]
+            if any(part.startswith(".") for part in relative.split("/")):
+                hidden += 1
+            else:
+                rows.add(relative, child_uri(source, relative), info.size, info.mtime_ns)
+    except OSError as error:
+        raise StageError(f"cannot list the source {source}: {why_not(source, error)}.") from error
+    return _listing(name, rows.table(), Rows(PROBLEMS), False, hidden)
 
 
-def _sorted_listing(name: str, files: pa.Table, is_list: bool, hidden: int, problems: Sequence[Problem]) -> Listing:
-    files = files.sort_by("path").combine_chunks()
-    return Listing(name, files, is_list, hidden, tuple(sorted(problems, key=lambda p: p.path)))
+def _objects(filesystem: pafs.FileSystem, root: str) -> Iterator[pafs.FileInfo]:
+    """Every object below ``root``. An answer of Arrow's is one list (150 MB a million objects), so the folders of the top are
+    asked for one by one; where there are a great many, that would cost a request each, and all are asked for at once."""
+    top = filesystem.get_file_info(pafs.FileSelector(root))
+    folders = [info.path for info in top if info.type == pafs.FileType.Directory]
+    if len(folders) > _FOLDERS:
+        answers: Iterable[list[pafs.FileInfo]] = [filesystem.get_file_info(pafs.FileSelector(root, recursive=True))]
+    else:
+        below = (filesystem.get_file_info(pafs.FileSelector(folder, recursive=True)) for folder in folders)
+        answers = (answer for answers in ([top], below) for answer in answers)
+    for answer in answers:
+        yield from (info for info in answer if info.type == pafs.FileType.File)
+
+
+def _listing(name: str, files: pa.Table, problems: Rows, is_list: bool, hidden: int) -> Listing:
+    return Listing(name, files.sort_by("path").combine_chunks(), problems.table().sort_by("path"), is_list, hidden)
 
 
 def _printable(path: str) -> str:
@@ -204,60 +227,115 @@ def _list_table(source: str, filesystem: pafs.FileSystem, root: str, name: str) 
             f"the list {source} has no column uri or path. Its columns are: {', '.join(table.column_names)}. "
             "Rename the one that locates the files."
         )
-    clash = [column for column in ("bytes", "mtime_ns") if column in table.column_names]
     given = table.column(key).cast(pa.string())
-    rest = table.drop_columns([key, *clash, *(["path"] if key == "uri" and "path" in table.column_names else [])])
+    rest = table.drop_columns([key])
+    rest = rest.rename_columns([f"listed_{name}" if name in _MEASURED else name for name in rest.column_names])
     if given.null_count:
         row = pc.index(pc.is_null(given), True).as_py() + 1
         raise StageError(
             f"the list {source} has {given.null_count} rows without {key}, the first is row {row}. Remove them."
         )
-    listed = rest.add_column(0, "path", given)
-    listed = _without_repeats(source, listed)
-    uris = [_absolute(path, filesystem, root) for path in listed.column("path").to_pylist()]
-    found, problems = _look_up(listed.column("path").to_pylist(), uris)
-    files = listed.add_column(1, FILES.field("uri"), pa.array(uris, pa.string()))
-    files = files.append_column(FILES.field("bytes"), pa.array([f[0] if f else None for f in found], pa.int64()))
-    files = files.append_column(FILES.field("mtime_ns"), pa.array([f[1] if f else None for f in found], pa.int64()))
-    return _sorted_listing(name, files.filter(pc.is_valid(files.column("bytes"))), True, 0, problems)
+    problems = Rows(PROBLEMS)
+    listed = _without_repeats(rest.add_column(0, "path", given), problems)
+    found = Rows(pa.schema([*list(FILES)[1:]]))
+    for batch in listed.select(["path"]).to_batches(max_chunksize=CHUNK):
+        paths = batch.column(0).to_pylist()
+        uris = [_absolute(path, source, filesystem, root) for path in paths]
+        for path, uri, state in zip(paths, uris, in_threads(_look_up, uris), strict=True):
+            if isinstance(state, Exception):
+                problems.add(path, type(state).__name__, f"{uri} is listed but cannot be read: {_why(uri, state)}")
+                found.add(uri, None, None)
+            else:
+                found.add(uri, *state)
+    for index, (column, field) in enumerate(zip(found.table().columns, list(FILES)[1:], strict=True)):
+        listed = listed.add_column(1 + index, field, column)
+    return _listing(name, listed.filter(pc.is_valid(listed.column("bytes"))), problems, True, 0)
 
 
 def _read_list(source: str, filesystem: pafs.FileSystem, root: str) -> pa.Table:
+    suffix = root.lower().rsplit(".", 1)[-1]
     try:
-        if not root.lower().endswith(".csv"):
-            return pq.read_table(root, filesystem=filesystem)
-        with filesystem.open_input_stream(root) as stream:
-            text = dict.fromkeys(("uri", "path", "caption", "licence", "license"), pa.string())
-            return pacsv.read_csv(
-                stream,
-                parse_options=pacsv.ParseOptions(newlines_in_values=True),
-                convert_options=pacsv.ConvertOptions(column_types=text, strings_can_be_null=True),
-            )
+        if suffix in ("parquet", "pq"):
+            return _wide(pq.read_table(root, filesystem=filesystem))
+        with filesystem.open_input_stream(root, compression=None) as stream:
+            if suffix == "csv":
+                return _wide(_read_csv(stream))
+            text = pa.schema([(name, pa.string()) for name in _TEXT])
+            table = pajson.read_json(stream, parse_options=pajson.ParseOptions(explicit_schema=text))
+            absent = [n for n in _TEXT if n in table.column_names and table.column(n).null_count == table.num_rows]
+            return _wide(table.drop_columns(absent))  # a column of the schema that no line has comes as nulls
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         raise StageError(
-            f"the list {source} cannot be read: {error}. It must be CSV with a header, or Parquet."
+            f"the list {source} cannot be read: {why_not(source, error)}. "
+            "It must be CSV with a header, JSON Lines, or Parquet."
         ) from error
 
 
-def _without_repeats(source: str, listed: pa.Table) -> pa.Table:
-    """Rows that say the same thing twice become one; rows that contradict each other are the user's to settle."""
+def _read_csv(stream: Any) -> pa.Table:
+    """Every column as text, then as numbers or truth values where the text loses nothing by it: 007 and NA stay as they are."""
+    data = stream.read()
+    options = {"parse_options": pacsv.ParseOptions(newlines_in_values=True)}
+    with pacsv.open_csv(pa.BufferReader(data), **options) as reader:
+        names = reader.schema.names
+    table = pacsv.read_csv(
+        pa.BufferReader(data),
+        convert_options=pacsv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
+        ),
+        **options,
+    )
+    for index, name in enumerate(table.column_names):
+        if name not in _TEXT:
+            table = table.set_column(index, name, _typed(table.column(name)))
+    return table
+
+
+def _typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if column.null_count == len(column):
+        return column
+    if pc.all(pc.is_in(column.drop_null(), value_set=pa.array(["true", "false"]))).as_py():
+        return pc.equal(column, "true")
+    if pc.all(pc.match_substring_regex(column, r"^-?(0|[1-9][0-9]{0,17})$")).as_py():
+        return column.cast(pa.int64())
+    if pc.all(pc.match_substring_regex(column, r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?$")).as_py():
+        return column.cast(pa.float64())
+    return column
+
+
+def _wide(table: pa.Table) -> pa.Table:
+    """Text with 64-bit offsets: a million long captions are more than Arrow's 2 GiB for one column of short ones."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) and field.name not in ("uri", "path"):
+            table = table.set_column(index, field.name, table.column(index).cast(pa.large_string()))
+    return table
+
+
+def _without_repeats(listed: pa.Table, problems: Rows) -> pa.Table:
+    """Rows that say the same thing twice become one; a file that rows contradict each other about is a problem."""
     counts = listed.group_by("path").aggregate([([], "count_all")])
     repeated = counts.filter(pc.greater(counts.column("count_all"), 1)).column("path")
     if not len(repeated):
         return listed
     mask = pc.is_in(listed.column("path"), value_set=repeated.combine_chunks())
-    seen: dict[str, dict[str, Any]] = {}
-    for row in listed.filter(mask).to_pylist():
-        first = seen.setdefault(row["path"], row)
-        if repr(first) != repr(row):
-            raise StageError(
-                f"the list {source} names {row['path']} more than once with different values. Keep one row for each file."
-            )
-    unique = pa.Table.from_pylist(list(seen.values()), schema=listed.schema)
-    return pa.concat_tables([listed.filter(pc.invert(mask)), unique])
+    rows = listed.filter(mask).sort_by("path")
+    keep: list[int] = []
+    path, said, agreed, index = None, "", True, 0
+    for batch in rows.to_batches(max_chunksize=CHUNK):
+        for row in batch.to_pylist():
+            if row["path"] != path:
+                path, said, agreed = row["path"], repr(row), True
+                keep.append(index)
+            elif agreed and repr(row) != said:
+                agreed = False
+                keep.pop()
+                problems.add(
+                    path, "ContradictingRows", "listed more than once with different values; keep one row for it"
+                )
+            index += 1
+    return pa.concat_tables([listed.filter(pc.invert(mask)), rows.take(pa.array(keep, pa.int64()))])
 
 
-def _absolute(path: str, filesystem: pafs.FileSystem, root: str) -> str:
+def _absolute(path: str, source: str, filesystem: pafs.FileSystem, root: str) -> str:
     """A listed entry as an absolute local path or URI; a relative one is relative to the list's own folder."""
     if path.startswith("file://"):
         return unquote(urlsplit(path).path)
@@ -265,56 +343,24 @@ def _absolute(path: str, filesystem: pafs.FileSystem, root: str) -> str:
         return path
     if isinstance(filesystem, pafs.LocalFileSystem):
         return os.path.normpath(os.path.join(os.path.dirname(root), os.path.expanduser(path)))
-    return f"{filesystem.type_name}://{root.rsplit('/', 1)[0]}/{quote(path)}"
+    parts = urlsplit(source)
+    base = f"{parts.scheme}://{parts.netloc}{parts.path.rsplit('/', 1)[0]}/{quote(path)}"
+    return f"{base}?{parts.query}" if parts.query else base
 
 
-def _look_up(paths: Sequence[str], uris: Sequence[str]) -> tuple[list[tuple[int, int | None] | None], list[Problem]]:
-    """Size and modification time of each URI, or None with a problem for one that cannot be used."""
-    found: list[tuple[int, int | None] | None] = [None] * len(uris)
-    problems: list[Problem] = []
-    filesystems: dict[str, pafs.FileSystem | StageError] = {}
-    for index, (path, uri) in enumerate(zip(paths, uris, strict=True)):
-        if "://" not in uri:
-            try:
-                stat = Path(uri).stat()
-            except OSError as error:
-                problems.append(
-                    Problem(path, type(error).__name__, f"{error.strerror}: {uri} is listed but cannot be read")
-                )
-                continue
-            if Path(uri).is_file():
-                found[index] = (stat.st_size, stat.st_mtime_ns)
-            else:
-                problems.append(Problem(path, "NotAFile", f"{uri} is listed but is not a file"))
-            continue
-        info = _remote_info(uri, filesystems)
-        if isinstance(info, str):
-            problems.append(Problem(path, "SourceError", info))
-        elif info.type != pafs.FileType.File:
-            problems.append(Problem(path, "FileNotFoundError", f"{uri} is listed but is not there"))
-        else:
-            found[index] = (info.size, info.mtime_ns)
-    return found, problems
-
-
-def _remote_info(uri: str, filesystems: dict[str, pafs.FileSystem | StageError]) -> pafs.FileInfo | str:
-    parts = urlsplit(uri)
-    place = f"{parts.scheme}://{parts.netloc}"
-    if place not in filesystems:
-        try:
-            filesystems[place] = open_location(uri)[0]
-        except StageError as error:
-            filesystems[place] = error
-    filesystem = filesystems[place]
-    if isinstance(filesystem, StageError):
-        return str(filesystem)
+def _look_up(uri: str) -> tuple[int, int | None] | Exception:
+    """Size and modification time of a file, or why there is none."""
     try:
-        return filesystem.get_file_info(open_location(uri)[1])
+        filesystem, path = open_location(uri)
+        info = filesystem.get_file_info(path)
     except (OSError, StageError) as error:
-        return f"{uri}: {error}"
+        return error
+    if info.type == pafs.FileType.NotFound:
+        return FileNotFoundError(2, "there is nothing there")
+    if info.type != pafs.FileType.File:
+        return IsADirectoryError(21, "it is not a file")
+    return info.size, info.mtime_ns
 
 
-def chunks(table: pa.Table) -> Iterator[list[dict[str, Any]]]:
-    """Plain rows, a bounded number at a time."""
-    for batch in table.to_batches(max_chunksize=CHUNK):
-        yield batch.to_pylist()
+def _why(uri: str, error: Exception) -> str:
+    return str(error) if isinstance(error, StageError) else why_not(uri, error)

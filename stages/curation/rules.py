@@ -7,6 +7,7 @@ Arrow scan over the columns that the rules name, so a million clips take seconds
 
 from __future__ import annotations
 
+import ast
 import functools
 import operator
 from collections.abc import Iterator, Sequence
@@ -147,6 +148,47 @@ def _bounds(rule: Rule, name: str, value: Typed, dataset: pads.Dataset) -> list[
                 upper.append(pc.quantile(values, q=rule.quantile.upper)[0].as_py())
     result = [Bound(name, max(lower), "lower")] if lower else []
     return result + ([Bound(name, min(upper), "upper")] if upper else [])
+
+
+def where_bounds(text: str) -> list[Bound]:
+    """The lines that an expression draws, for showing them: ``column < number`` and the like, joined by ``and``."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    parts = tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]
+    sides: dict[type[ast.cmpop], Literal["lower", "upper"]] = {
+        ast.Gt: "lower",
+        ast.GtE: "lower",
+        ast.Lt: "upper",
+        ast.LtE: "upper",
+    }
+    found = []
+    for part in parts:
+        match part:
+            case ast.Compare(
+                left=ast.Name(id=name), ops=[op], comparators=[ast.Constant(value=int() | float() as value)]
+            ):
+                if type(op) in sides and not isinstance(value, bool):
+                    found.append(Bound(name, float(value), sides[type(op)]))
+    return found
+
+
+def told(rule: Rule) -> str:
+    """What the rule demands, in a line: ``motion_top >= 0.012``."""
+    parts = []
+    if rule.min is not None:
+        parts.append(f"{rule.column} >= {rule.min:g}")
+    if rule.max is not None:
+        parts.append(f"{rule.column} <= {rule.max:g}")
+    if rule.quantile is not None:
+        if rule.quantile.lower is not None:
+            parts.append(f"{rule.column} >= its {rule.quantile.lower:g} quantile")
+        if rule.quantile.upper is not None:
+            parts.append(f"{rule.column} <= its {rule.quantile.upper:g} quantile")
+    if rule.where is not None:
+        parts.append(rule.where)
+    return " and ".join(parts)
 
 
 def as_dataset(data: pa.Table | pads.Dataset) -> pads.Dataset:

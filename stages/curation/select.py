@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_schemas.tables import CANDIDATES, CLIPS, SELECTION
+from models.scorers.dear.base import PREFIX
 from stages.contract import Context, Params, Table, stage
 from stages.curation.default_rules import DEFAULT_RULES
 from stages.curation.ledgers import ledger_table
 from stages.curation.rules import Rule, evaluate
 
-# What only the embed stage knows; rules on these wait for select and are judged after all others.
+# What only embed and score_keyframes know; rules on these wait for select and are judged after all others.
 DEAR = frozenset({"aesthetic", "clip_text"})
 
 
@@ -37,8 +38,13 @@ def rule_columns(rule: Rule) -> set[str]:
     return names
 
 
+def dear_columns(rule: Rule) -> set[str]:
+    """Those of them that the dear models write, whose scorers of key frames begin theirs with ``model_``."""
+    return {name for name in rule_columns(rule) if name in DEAR or name.startswith(PREFIX)}
+
+
 def cheap_rules(rules: Iterable[Rule]) -> list[Rule]:
-    return [rule for rule in rules if not rule_columns(rule) & DEAR]
+    return [rule for rule in rules if not dear_columns(rule)]
 
 
 def in_order(rules: Sequence[Rule]) -> list[Rule]:

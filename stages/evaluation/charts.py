@@ -46,11 +46,13 @@ def histogram(
     edges: Sequence[float],
     counts: Sequence[int],
     bounds: Sequence[tuple[float, str]],
+    before: Sequence[float] = (),
     *,
     width: int = 560,
     height: int = 190,
 ) -> Markup:
     """Bars between ``edges``; each bound is (value, side): ``lower`` keeps what lies above it, ``upper`` what lies below.
+    ``before`` are values at which a bound stood before.
 
     What a bound rejects is drawn in the colour of rejection.
     """
@@ -76,6 +78,11 @@ def histogram(
     parts.append(f'<line class="axis" x1="{left}" x2="{width - right}" y1="{floor}" y2="{floor}"/>')
     for tick in ticks(low, high):
         parts.append(f'<text class="tick" x="{x(tick):.1f}" y="{height - 9}" text-anchor="middle">{short(tick)}</text>')
+    for value in before:
+        parts.append(
+            f'<line class="bound was" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top}" y2="{floor}">'
+            f"<title>before: {short(value)}</title></line>"
+        )
     for value, side in bounds:
         at = x(value)
         anchor = "start" if at < width / 2 else "end"

@@ -21,6 +21,7 @@ OPTIONAL: dict[str, Artifact] = {
     "videos": Table(tables.VIDEOS),
     "keyframes": Table(tables.KEYFRAMES),
     "dedupe": Table(tables.DEDUPE),
+    "balance": Table(tables.BALANCE),
     "verdicts": Table(tables.VERDICTS),
     "decisions": Table(tables.DECISIONS),
     "subset": Table(tables.SUBSET),
@@ -55,7 +56,7 @@ class ReportParams(Params):
 
 @stage(
     name="report",
-    version="1",
+    version="2",
     params=ReportParams,
     inputs={"clips": Table(tables.CLIPS), "selection": Table(tables.SELECTION), **OPTIONAL},
     optional=tuple(OPTIONAL),
@@ -69,11 +70,13 @@ def report(ctx: Context, params: ReportParams) -> None:
 
 def sections(ctx: Context, params: ReportParams) -> dict[str, Any]:
     """Everything that the template shows."""
+    from stages.curation.road import road
     from stages.evaluation import curated, results
+    from stages.evaluation.thresholds import thresholds
 
     page: dict[str, Any] = {"title": params.title, "title_of": results.title_of}
-    page["levels"] = curated.funnel(ctx, reviewers(ctx))
-    page["thresholds"], page["undrawn"] = curated.thresholds(ctx, params.rules, params.thumbnails)
+    page["levels"] = road(ctx, reviewers(ctx))
+    page["thresholds"], page["undrawn"] = thresholds(ctx, params.rules, params.thumbnails)
     if ctx.has("pairs"):
         counted = ctx.dataset("pairs").to_table(columns=["kind", "split"]).to_pylist()
         page["pair_counts"] = {

@@ -15,6 +15,7 @@ from stages.review.media import MediaStore
 from stages.review.proxies import ProxyFailure, ProxyJob, ProxyMaker
 
 JOBS_PER_BATCH = 4
+_JOBS_OF_A_SOURCE = 32
 PICTURES_SHOWN = 4
 
 
@@ -29,7 +30,18 @@ def clip_items(
     ids = chosen.column("clip_id").combine_chunks()
     of_chosen = pc.field("clip_id").isin(ids)
     clips = ctx.dataset("clips").to_table(
-        columns=["clip_id", "video_id", "video_uri", "start_frame", "end_frame", "duration_s", "fps"], filter=of_chosen
+        columns=[
+            "clip_id",
+            "video_id",
+            "video_uri",
+            "start_frame",
+            "end_frame",
+            "start_s",
+            "end_s",
+            "duration_s",
+            "fps",
+        ],
+        filter=of_chosen,
     )
     rows = {row["clip_id"]: row for row in clips.to_pylist()}
     videos = ctx.dataset("videos").to_table(
@@ -46,6 +58,8 @@ def clip_items(
             row["start_frame"],
             row["end_frame"],
             max_side,
+            row["start_s"],
+            row["end_s"],
         )
         for clip_id, row in rows.items()
     }
@@ -76,7 +90,13 @@ def _encode(ctx: Context, jobs: Sequence[ProxyJob], media: MediaStore) -> list[P
     missing = sorted(
         (job for job in jobs if media.find(job.name) is None), key=lambda job: (job.source, job.start_frame)
     )
-    batches = [missing[start : start + JOBS_PER_BATCH] for start in range(0, len(missing), JOBS_PER_BATCH)]
+    batches: list[list[ProxyJob]] = []
+    for job in missing:  # one pass over a source serves all its clips, so they stay together, up to a point
+        full = not batches or len(batches[-1]) >= JOBS_PER_BATCH
+        one_source = batches and batches[-1][-1].source == job.source and len(batches[-1]) < _JOBS_OF_A_SOURCE
+        if full and not one_source:
+            batches.append([])
+        batches[-1].append(job)
     failures: list[ProxyFailure] = []
     if not batches:
         return failures

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from data_schemas.tables import (
+    BALANCE,
     CAPTIONS,
     CLIPS,
     DECISIONS,
@@ -115,10 +116,12 @@ class ReviewPairsParams(GateParams):
         "clips": Table(CLIPS),
         "selection": Table(SELECTION),
         "dedupe": Table(DEDUPE),
+        "balance": Table(BALANCE),
         "keyframes": Table(KEYFRAMES),
         "captions": Table(CAPTIONS),
         "videos": Table(VIDEOS),
     },
+    optional=("balance",),
     outputs=OUTPUTS,
     gate=True,
 )
@@ -128,7 +131,8 @@ def review_clips(ctx: Context, params: ReviewClipsParams) -> Waiting | None:
     from stages.review.sampling import choose
     from stages.review.scripted import rules_filter_judge
 
-    chosen = choose(ctx.dataset("selection"), ctx.dataset("dedupe"), params.rejected_share, ctx.seed)
+    survivors = ctx.dataset("balance" if ctx.has("balance") else "dedupe")
+    chosen = choose(ctx.dataset("selection"), survivors, params.rejected_share, ctx.seed)
     strata = dict(zip(chosen.column("clip_id").to_pylist(), chosen.column("stratum").to_pylist(), strict=True))
     gate = _Gate(ctx, params, "filter", f"Clips ({ctx.name})", params.guidelines or CLIP_GUIDELINES, params.reasons)
     waiting = gate.run(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
+from stages.machine import machine_failure
 from stages.review.media import MediaStore
+from stages.spool import local_copy
 
 # Part of every proxy's name: another encoding is another file.
 PROXY_RECIPE = "vp9 1"
@@ -25,6 +30,8 @@ class ProxyJob:
     start_frame: int
     end_frame: int
     max_side: int
+    start_s: float | None = None  # the frames' instants as the analysis measured them; with them the reader may jump
+    end_s: float | None = None
 
     @property
     def key(self) -> str:
@@ -48,35 +55,45 @@ class ProxyFailure:
 
 
 class ProxyMaker:
-    """Encodes proxies, one batch of jobs at a time; runs in a worker. A job's failure is its own."""
+    """Encodes proxies, one batch of jobs at a time, those of one source in one pass over it; runs in a worker. A job's failure
+    is its own."""
 
     def __init__(self, root: str) -> None:
         self.media = MediaStore(Path(root))
 
     def __call__(self, jobs: Sequence[ProxyJob]) -> list[tuple[str, ProxyFailure | None]]:
-        from models.video.encode import EncodeError, cut_clip
+        by_source = groupby(sorted(jobs, key=lambda job: job.source), key=lambda job: job.source)
+        return [result for source, of_source in by_source for result in self._source(source, list(of_source))]
+
+    def _source(self, source: str, jobs: Sequence[ProxyJob]) -> list[tuple[str, ProxyFailure | None]]:
+        from models.video.cut import Cut, cut_clips
+        from models.video.encode import EncodedInfo, EncodeError, Encoding
         from models.video.reader import UndecodableError
 
-        results: list[tuple[str, ProxyFailure | None]] = []
-        for job in jobs:
-            source = local_path(job.source)
+        missing = [job for job in jobs if self.media.find(job.name) is None]
+        failed: dict[str, ProxyFailure] = {}
+        encoding = Encoding("libvpx-vp9", max_side=jobs[0].max_side)
+        with tempfile.TemporaryDirectory(prefix="fulcrum-proxies-") as folder:
+            cuts = [
+                Cut(job.start_frame, job.end_frame, Path(folder, job.name), job.start_s, job.end_s) for job in missing
+            ]
+            left = {job.clip_id for job in missing}
             try:
-                self.media.add(
-                    job.key,
-                    ".webm",
-                    lambda out, job=job, source=source: cut_clip(  # type: ignore[misc]
-                        source, job.start_frame, job.end_frame, out, codec="libvpx-vp9", max_side=job.max_side
-                    ),
-                )
-                results.append((job.clip_id, None))
-            except (EncodeError, UndecodableError, FileNotFoundError) as error:
-                results.append((job.clip_id, ProxyFailure(job.clip_id, type(error).__name__, str(error))))
-        return results
-
-
-def local_path(uri: str) -> str:
-    """The path of a ``file://`` URI; anything else is given back as it is."""
-    return unquote(urlsplit(uri).path) if uri.startswith("file://") else uri
+                with local_copy(source) as local:
+                    for number, result in cut_clips(local.path, cuts, encoding) if cuts else ():
+                        job, out = missing[number], cuts[number].out
+                        left.discard(job.clip_id)
+                        if isinstance(result, EncodedInfo):
+                            self.media.add(job.key, ".webm", partial(shutil.copyfile, out))
+                            out.unlink()
+                        else:
+                            failed[job.clip_id] = ProxyFailure(job.clip_id, type(result).__name__, str(result))
+            except (EncodeError, UndecodableError, OSError) as error:
+                stop = machine_failure(error, f"while making proxies of {source}")
+                if stop is not None:
+                    raise stop from error
+                failed |= {clip: ProxyFailure(clip, type(error).__name__, str(error)) for clip in left}
+        return [(job.clip_id, failed.get(job.clip_id)) for job in jobs]
 
 
 def place_file(media: MediaStore, path: Path, make: bool) -> str:

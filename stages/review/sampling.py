@@ -29,15 +29,17 @@ def draw_sizes(rejected: Mapping[str, int], survivors: int, share: float) -> dic
     return {rule: min(size, max(1, round(wanted * size / total))) for rule, size in sorted(rejected.items()) if size}
 
 
-def choose(selection: pads.Dataset, dedupe: pads.Dataset, share: float, seed: int) -> pa.Table:
+def choose(selection: pads.Dataset, survivors: pads.Dataset, share: float, seed: int) -> pa.Table:
     """The clips to review: columns clip_id, stratum (``kept`` or the rejecting rule) and probability of being drawn.
+
+    ``survivors`` is the last table that says who is ``kept``: balance, or dedupe where nothing is balanced.
 
     Within a stratum every clip has the same probability, by the order of a hash of seed and clip_id: the same clips
     are drawn again from the same input.
     """
     import duckdb
 
-    kept = dedupe.to_table(columns=["clip_id"], filter=pc.field("kept")).column("clip_id").combine_chunks()
+    kept = survivors.to_table(columns=["clip_id"], filter=pc.field("kept")).column("clip_id").combine_chunks()
     parts = [_stratum(kept, KEPT, 1.0)]
     with duckdb.connect(":memory:") as connection:
         connection.register("selection", selection)

@@ -73,11 +73,12 @@ def histogram_judge(media: Mapping[str, Mapping[str, Path]], tie: float = 0.01, 
         import numpy as np
 
         from models.video.encode import read_video
+        from models.video.image import read_image
 
         files = media[one.external_id]
         winner, loser = (read_video(files[side])[0] for side in ("winner", "loser"))
         if "reference" in files:
-            reference = _histogram(read_video(files["reference"])[0][0])
+            reference = _histogram(read_image(files["reference"])[0][..., ::-1])
             scores = [np.mean([np.minimum(reference, _histogram(f)).sum() for f in v]) for v in (winner, loser)]
         else:
             scores = [

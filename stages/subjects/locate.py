@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from stages.contract import StageError
+from stages.spool import local_copy
 
 
 def in_folder(folder: Path, uri: str) -> Path:
@@ -25,13 +26,6 @@ def in_folder(folder: Path, uri: str) -> Path:
 
 
 def read_uri(uri: str) -> bytes:
-    """All bytes of a file by absolute path or URI (file, s3, gs)."""
-    from pyarrow import fs
-
-    if "://" not in uri:
-        return Path(uri).read_bytes()
-    if uri.startswith("file://"):
-        return Path(unquote(urlparse(uri).path)).read_bytes()
-    filesystem, path = fs.FileSystem.from_uri(uri)
-    with filesystem.open_input_stream(path) as stream:
-        return bytes(stream.read())
+    """All bytes of a file by absolute path or URI, members of tars included."""
+    with local_copy(uri) as file:
+        return file.path.read_bytes()

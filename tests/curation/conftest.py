@@ -14,6 +14,9 @@ import pytest
 from data_schemas.ids import clip_id, video_id
 from data_schemas.tables import CAPTIONS, CLIPS, KEYFRAMES, SELECTION, VIDEOS
 from models.video.reader import VideoReader
+from tests.curation.storage import s3_options
+
+__all__ = ["s3_options"]  # a fixture of its own file
 
 Analysed = dict[str, pa.Table]
 POSITIONS = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_schemas.tables import EMBEDDINGS
-from models.video.encode import cut_clip, write_video
-from models.video.near import RATE, SIDE, NearRule, compare, signature
-from models.video.phash import FLAT, candidate_pairs, hamming, picture_hash
+from data_schemas.tables import EMBEDDINGS, HASHES
+from models.video.cut import cut_clip
+from models.video.encode import GOP_FRAMES, write_video
 from models.video.reader import VideoReader
 from stages.contract import StageError
-from stages.curation.dedupe import DedupeParams, NearParams, components, dedupe, ranking
+from stages.curation import near_jobs
+from stages.curation.dedupe import DedupeParams, NearParams, dedupe
+from stages.curation.groups import Groups, components, ranking, trees
 from tests.context import LocalContext
 
 Analysed = Callable[..., dict[str, pa.Table]]
@@ -144,6 +145,7 @@ def test_a_clip_that_loses_twice_names_the_final_winner(
     rows = by_path(tables, run(tmp_path, tables))
     assert {row["kept_id"] for row in rows.values()} == {"original.mp4"}
     assert sorted(str(row["kind"]) for row in rows.values()) == ["exact", "near", "near"]
+    assert len({row["group_id"] for row in rows.values()}) == 1  # the same bytes are in the group of their twin
 
 
 def test_semantic_copies_are_grouped_by_cosine_only_when_asked(
@@ -177,6 +179,125 @@ def test_an_unknown_preference_is_refused_with_the_nearest_spelling(
         run(tmp_path, analysed([variants["original"]]), DedupeParams(prefer=("sharpnes",)))
 
 
+def test_a_sharper_part_does_not_stand_for_the_whole(
+    variants: dict[str, Path], analysed: Analysed, tmp_path: Path
+) -> None:
+    spans = {variants["original"]: [(10, 45)], variants["small"]: [(0, 60)]}
+    tables = analysed([variants["original"], variants["small"]], spans)
+    rows = by_path(tables, run(tmp_path, tables))
+    assert {row["kept_id"] for row in rows.values()} == {"small.mp4"}
+
+
+def test_a_mirrored_copy_is_found_only_when_asked_for(
+    variants: dict[str, Path], analysed: Analysed, tmp_path: Path
+) -> None:
+    with VideoReader(variants["original"]) as reader:
+        frames = np.stack([frame.picture(order="rgb24") for frame in reader])
+    mirror = tmp_path / "mirror.mp4"
+    write_video(np.ascontiguousarray(frames[:, :, ::-1]), 30.0, mirror)
+    tables = analysed([variants["original"], mirror])
+    for mirrored, kinds in ((False, {None}), (True, {"near"})):
+        context = run(tmp_path / str(mirrored), tables, DedupeParams(near=NearParams(mirrored=mirrored)))
+        assert {row["kind"] for row in context.outputs["dedupe"].to_pylist()} == kinds
+
+
+def test_a_copy_that_does_not_decode_at_first_joins_by_what_is_left_of_it(
+    variants: dict[str, Path], analysed: Analysed, tmp_path: Path
+) -> None:
+    with VideoReader(variants["original"]) as reader:
+        frames = np.stack([frame.picture(order="rgb24") for frame in reader])
+    whole = tmp_path / "whole.mp4"
+    write_video(frames, 15.0, whole)
+    data = bytearray(whole.read_bytes())
+    rng = np.random.default_rng(5)
+    with av.open(str(whole)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size][:GOP_FRAMES]
+    for number, (start, size) in enumerate(packets):  # the first group of pictures
+        for place in range(start + 40, start + size, 25):
+            data[place] ^= int(rng.integers(1, 256))
+        if number in (1, 4, 8):
+            data[start] ^= 0x7F  # the length that the packet begins with: this one the decoder refuses
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(data)
+    with VideoReader(broken) as reader:
+        damage = near_jobs.Damage(reader)
+        damaged = [damage(frame.raw) for frame in reader]
+    cut = len(damaged) - damaged[::-1].index(True)  # where the pictures are good again a shot seems to begin
+    assert cut == GOP_FRAMES - (len(frames) - len(damaged))
+    tables = analysed([whole, broken], {broken: [(0, cut), (cut, len(damaged))]})
+    context = run(tmp_path, tables)
+    rows = context.outputs["dedupe"].to_pylist()
+    assert {row["kind"] for row in rows} == {"near"}
+    assert len({row["group_id"] for row in rows}) == 1
+    [kept] = {row["kept_id"] for row in rows}
+    [clip] = [row for row in tables["clips"].to_pylist() if row["clip_id"] == kept]
+    assert clip["video_uri"] == str(whole)
+
+
+def test_a_killed_run_goes_on_with_the_pairs_that_are_left(
+    variants: dict[str, Path], analysed: Analysed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.curation.near_copies.PAIRS_PER_BATCH", 1)
+    tables = analysed([variants[name] for name in ("original", "small", "darker", "half_rate", "other_take")])
+    compare = near_jobs.CompareActor.__call__
+    done: list[near_jobs.Pair] = []
+
+    def die_at_third(actor: near_jobs.CompareActor, batch: tuple[near_jobs.Pair, ...]) -> int:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.extend(batch)
+        return compare(actor, batch)
+
+    monkeypatch.setattr(near_jobs.CompareActor, "__call__", die_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, tables)
+    first = list(done)
+    done.clear()
+    done.extend([near_jobs.Pair("", "", False)] * 3)  # past the third
+    resumed = run(tmp_path, tables).outputs["dedupe"]
+    assert not {pair.key for pair in first} & {pair.key for pair in done[3:]}
+    assert run(tmp_path / "undisturbed", tables).outputs["dedupe"].equals(resumed)
+
+
+def test_hashes_without_pictures_decide_by_hash_and_say_that_nothing_was_verified(
+    variants: dict[str, Path], analysed: Analysed, tmp_path: Path
+) -> None:
+    tables = analysed([variants[name] for name in ("original", "small", "other_take")])
+    ids = dict(zip(("original", "small", "other_take"), tables["clips"].column("clip_id").to_pylist(), strict=True))
+    base = 0x0F0F_1234_5678_9ABC
+    hashes = {"original": base, "small": base ^ 0b11, "other_take": base ^ 0xFFFF_0000_FFFF_0000}
+    given = HASHES.table([{"clip_id": ids[name], "position": 0.5, "hash": value} for name, value in hashes.items()])
+    inputs = {name: tables[name] for name in ("clips", "selection", "videos")} | {"hashes": given}
+    context = LocalContext(tmp_path, dedupe, inputs)
+    context.run(DedupeParams(near=NearParams(verify="hashes"), prefer=("pixels",)))
+    rows = {row["clip_id"]: row for row in context.outputs["dedupe"].to_pylist()}
+    assert {name: (rows[i]["kept"], rows[i]["kind"]) for name, i in ids.items()} == {
+        "original": (True, "near"),
+        "small": (False, "near"),
+        "other_take": (True, None),
+    }
+    assert [row["reason"] for row in context.ledger_rows if row["status"] == "rejected"] == ["near_unverified"]
+    [event] = [fields for kind, fields in context.events if kind == "near_copies"]
+    assert event["verified"] is False
+
+
+def test_near_copies_without_pictures_or_hashes_are_refused_by_name(
+    variants: dict[str, Path], analysed: Analysed, tmp_path: Path
+) -> None:
+    tables = analysed([variants["original"]])
+    context = LocalContext(tmp_path, dedupe, {name: tables[name] for name in ("clips", "selection", "videos")})
+    with pytest.raises(StageError, match=r"near\.enabled=false"):
+        context.run(DedupeParams())
+
+
+def test_a_clip_with_nothing_to_compare_by_is_kept_and_named(analysed: Analysed, tmp_path: Path) -> None:
+    black = tmp_path / "black.mp4"
+    write_video(np.full((30, 64, 96, 3), 8, np.uint8), 15.0, black)
+    context = run(tmp_path, analysed([black]))
+    [row] = context.ledger_rows
+    assert (row["status"], row["error_type"]) == ("accepted", "NotCompared")
+
+
 # -- the parts --------------------------------------------------------------------------------------------------------
 
 
@@ -192,73 +313,32 @@ def test_the_best_is_the_first_by_preference_with_missing_last() -> None:
     assert ranking(table, ("pixels", "sharpness")).tolist() == [4, 1, 2, 0, 3]
 
 
-def test_a_sharper_part_does_not_stand_for_the_whole(
-    variants: dict[str, Path], analysed: Analysed, tmp_path: Path
-) -> None:
-    spans = {variants["original"]: [(10, 45)], variants["small"]: [(0, 60)]}
-    tables = analysed([variants["original"], variants["small"]], spans)
-    rows = by_path(tables, run(tmp_path, tables))
-    assert {row["kept_id"] for row in rows.values()} == {"small.mp4"}
-
-
 def test_groups_are_the_connected_parts() -> None:
-    pairs = np.asarray([[4, 7], [1, 2], [7, 9], [2, 1]])
-    assert [group.tolist() for group in components(pairs)] == [[1, 2], [4, 7, 9]]
+    rows, label = components(np.asarray([[4, 7], [1, 2], [7, 9], [2, 1]]))
+    assert (rows.tolist(), label.tolist()) == ([1, 2, 4, 7, 9], [0, 0, 1, 1, 1])
 
 
-def test_a_hash_survives_scaling_and_compression_and_a_flat_picture_has_none() -> None:
-    rng = np.random.default_rng(0)
-    picture = cv2.resize(rng.integers(0, 256, (12, 16), dtype=np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
-    small = cv2.resize(picture, (200, 150), interpolation=cv2.INTER_AREA)
-    coded = cv2.imdecode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], cv2.IMREAD_GRAYSCALE)
-    one, two = picture_hash(picture), picture_hash(coded)
-    assert one is not None
-    assert two is not None
-    assert int(hamming(np.asarray([one], np.uint64), np.asarray([two], np.uint64))[0]) <= 4
-    assert picture_hash(np.full((48, 64), 7, np.uint8)) is None
-    assert FLAT > 0
+def test_the_kept_one_is_the_best_ranked_of_those_that_last_as_long() -> None:
+    ids = pa.chunked_array([["a", "b", "c", "d"]])
+    groups = Groups(ids, rank=np.asarray([0, 3, 1, 2]), seconds=np.asarray([2.0, 10.0, 9.0, 1.0]))
+    groups.join("near", np.asarray([[0, 1], [1, 2]]))
+    columns = {name: column.to_pylist() for name, column in groups.columns().items()}
+    assert columns["kept_id"] == ["c", "c", "c", "d"]
+    assert columns["kept"] == [False, False, True, True]
+    assert columns["kind"] == ["near", "near", "near", None]
 
 
-def test_candidate_pairs_are_those_of_a_full_comparison_within_the_bands_promise() -> None:
-    rng = np.random.default_rng(1)
-    base = rng.integers(0, 1 << 63, 60, dtype=np.uint64)
-    hashes, owners = [], []
-    for owner, value in enumerate(base):
-        hashes.append(value)
-        owners.append(owner)
-        if owner % 3 == 0:  # a copy by another clip with 7 of 63 bits flipped: one of eight 8-bit bands must be whole
-            flips = rng.choice(63, 7, replace=False).astype(np.uint64)
-            hashes.append(value ^ np.bitwise_or.reduce(np.uint64(1) << flips))
-            owners.append(1000 + owner)
-    found = candidate_pairs(np.asarray(hashes, np.uint64), np.asarray(owners, np.int64), 10)
-    expected = sorted(
-        {(min(a, b), max(a, b)) for (x, a), (y, b) in itertools.combinations(zip(hashes, owners, strict=True), 2)
-         if a != b and int(np.bitwise_count(x ^ y)) <= 10}
-    )  # fmt: skip
-    assert [tuple(pair) for pair in found.tolist()] == expected
-    assert len(expected) >= 20
+def test_a_common_part_joins_no_two_wholes() -> None:
+    # 0 and 1 last ten seconds and are copies, 2 is another film; 3, a second long, is a part of all of them, 4 of 3
+    pairs = np.asarray([[0, 1], [0, 3], [1, 3], [2, 3], [3, 4]])
+    whole = np.asarray([True, False, False, False, False])
+    kept = trees(pairs, whole, np.asarray([10.0, 10.0, 10.0, 1.0, 0.6]), np.asarray([0.1, 0.3, 0.3, 0.2, 0.1]))
+    assert sorted(map(tuple, kept.tolist())) == [(0, 1), (2, 3), (3, 4)]
 
 
-def test_a_signature_fills_the_same_slots_at_any_frame_rate() -> None:
-    def film(fps: float, seconds: float = 2.0) -> list[tuple[float, np.ndarray]]:
-        return [(n / fps, np.full((9, 16), int(n / fps * RATE), np.uint8)) for n in range(int(seconds * fps))]
-
-    fast, slow = signature(film(60)), signature(film(24))
-    assert fast.shape == slow.shape == (16, SIDE, SIDE)
-    np.testing.assert_array_equal(fast, slow)
-    gap = signature([frame for frame in film(24) if not 0.5 < frame[0] < 1.2])
-    assert len(gap) == 16  # the picture before a gap stands for it
-
-
-def test_black_clips_are_not_copies_of_each_other() -> None:
-    black = np.full((16, SIDE, SIDE), 16, np.uint8)
-    assert not compare(black, black).same
-
-
-def test_the_time_reversed_clip_is_another_clip() -> None:
-    rng = np.random.default_rng(2)
-    noise = cv2.GaussianBlur(rng.normal(size=(SIDE, SIDE * 3)), (0, 0), 3)
-    pan = np.stack([noise[:, x : x + SIDE] for x in range(0, 64, 4)])
-    pan = ((pan - pan.min()) / np.ptp(pan) * 255).astype(np.uint8)
-    assert compare(pan, pan, NearRule()).same
-    assert not compare(pan, pan[::-1], NearRule()).same
+def test_what_loses_in_a_later_kind_hands_its_followers_on() -> None:
+    ids = pa.chunked_array([["a", "b", "c"]])
+    groups = Groups(ids, rank=np.asarray([2, 1, 0]), seconds=np.ones(3))
+    groups.join("exact", np.asarray([[0, 1]]))
+    groups.follow("semantic", np.asarray([1]), np.asarray([2]))
+    assert groups.columns()["kept_id"].to_pylist() == ["c", "c", "c"]

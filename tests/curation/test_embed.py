@@ -150,3 +150,22 @@ def test_no_candidates_give_an_empty_table(tmp_path: Path) -> None:
     context = LocalContext(tmp_path, embed, inputs({"a": [jpeg(1)]}, {}, dropped=("a",)))
     context.run()
     assert context.outputs["embeddings"].num_rows == 0
+
+
+def test_one_forward_holds_pictures_of_several_clips_and_videos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip
+
+    sizes: list[int] = []
+    original = open_clip.CLIP.encode_image
+
+    def counted(model: Any, pixels_BCHW: Any, *rest: Any, **named: Any) -> Any:
+        sizes.append(len(pixels_BCHW))
+        return original(model, pixels_BCHW, *rest, **named)
+
+    monkeypatch.setattr(open_clip.CLIP, "encode_image", counted)
+    # nine videos of one clip each, with one to three key frames: 18 pictures
+    pictures = {f"clip of video {v}": [jpeg(10 * v + n) for n in range(1 + v % 3)] for v in range(9)}
+    LocalContext(tmp_path, embed, inputs(pictures, {})).run(EmbedParams(images_per_forward=8))
+    assert sizes == [8, 8, 2]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
+import subprocess
+import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import models.video.encode
+import models.video.cut
 from data_schemas.tables import DEDUPE, VERDICTS
-from models.video.encode import cut_clip, read_video
-from stages.curation.export import ExportParams, export
+from models.video.cut import cut_clip
+from models.video.encode import read_video
+from stages.curation.export import ExportParams, WebDatasetParams, export
+from stages.curation.rules import Rule
 from tests.context import LocalContext
 
 Tables = dict[str, pa.Table]
@@ -89,11 +95,15 @@ def test_copies_and_rejected_clips_stay_out_and_the_card_counts_them(tables: Tab
     }
     card = (context.outputs["media"] / "README.md").read_text()
     for line in (
-        "| shots found | | 4 |",
-        "| rule `still` | -1 | 3 |",
-        "| near copies | -1 | 2 |",
-        "| rejected by reviewers | -1 | 1 |",
+        "| **shots** |  |  | 4 | ",
+        "| still | -1 | -",
+        "| **pass the rules** |  |  | 3 | ",
+        "| near duplicate | -1 | -",
+        "| **are not duplicates** |  |  | 2 | ",
+        "| rejected: blurred, logo | -1 | -",
+        "| **exported** |  |  | 1 | ",
         "| CC-BY 4.0 | 1 |",
+        "license: cc-by-4.0",
     ):
         assert line in card
 
@@ -120,14 +130,14 @@ def test_another_verdict_encodes_only_what_it_adds(
     tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b, *_ = tables["clips"].column("clip_id").to_pylist()
-    cut: list[str] = []
-    real = models.video.encode.cut_clip
+    cut: list[int] = []
+    real = models.video.cut.cut_clips
 
-    def counted(source: str, *args: Any) -> Any:
-        cut.append(source)
-        return real(source, *args)
+    def counted(source: Any, cuts: Any, *args: Any) -> Any:
+        cut.extend(one.start_frame for one in cuts)
+        return real(source, cuts, *args)
 
-    monkeypatch.setattr(models.video.encode, "cut_clip", counted)
+    monkeypatch.setattr(models.video.cut, "cut_clips", counted)
     first = run(tmp_path, tables, verdicts=VERDICTS.table([verdict(a, "accept")])).outputs["subset"]
     assert len(cut) == 1
     both = VERDICTS.table([verdict(a, "accept"), verdict(b, "accept")])
@@ -156,3 +166,160 @@ def test_nothing_to_export_leaves_an_empty_subset_and_a_card(tables: Tables, tmp
     context = run(tmp_path, tables, verdicts=VERDICTS.empty())
     assert context.outputs["subset"].num_rows == 0
     assert (context.outputs["media"] / "README.md").exists()
+
+
+# -- what others read ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> LocalContext:
+    videos = [
+        {**row, "extra": json.dumps({"channel": 7, "tags": ["é", "|"]}) if "bird" in row["uri"] else None}
+        for row in tables["videos"].to_pylist()
+    ]
+    inputs = {**tables, "videos": pa.Table.from_pylist(videos, schema=tables["videos"].schema)}
+    params = ExportParams(
+        webdataset=WebDatasetParams(shard_mb=0.05),
+        rules=(Rule(name="moving", column="motion", min=0.02, missing="review"),),
+    )
+    return run(tmp_path_factory.mktemp("exported"), inputs, params)
+
+
+@pytest.fixture
+def copied(exported: LocalContext, tmp_path: Path) -> Path:
+    """The exported folder somewhere else, as a person who was given it has it."""
+    return Path(shutil.copytree(exported.outputs["media"], tmp_path / "given"))
+
+
+def test_duckdb_and_datasets_read_a_copy_as_it_is(exported: LocalContext, copied: Path) -> None:
+    import duckdb
+
+    with duckdb.connect() as db:
+        rows = db.sql(
+            f"SELECT file_name, media_sha256, extra->>'channel' AS channel FROM '{copied}/metadata.parquet'"
+        ).fetchall()
+    assert len(rows) == 4
+    for name, digest, _ in rows:
+        assert hashlib.sha256((copied / name).read_bytes()).hexdigest() == digest
+    assert sorted(str(channel) for _, _, channel in rows) == ["7", "7", "None", "None"]
+
+    datasets = pytest.importorskip("datasets", reason="Hugging Face datasets is not installed")
+    datasets.disable_progress_bars()
+    cache = str(copied.parent / "cache")
+    subset = Path(exported.outputs["subset"].column("media_uri")[0].as_py()).parent.parent / "subset"
+    by_card = datasets.load_dataset(str(copied), cache_dir=cache)["train"]  # the card says which file is the data
+    assert by_card.num_rows == 4
+    assert by_card[0]["file_name"] == f"{by_card[0]['clip_id']}.mp4"
+    table = datasets.load_dataset("parquet", data_dir=str(subset), cache_dir=cache, split="train")
+    assert table["clip_id"] == exported.outputs["subset"].column("clip_id").to_pylist()
+    assert {str(f.dtype) for f in table.features.values()} <= {"string", "int64", "int32", "float64", "bool"}
+
+
+def test_a_copy_says_nothing_of_the_machine_that_made_it(exported: LocalContext, copied: Path) -> None:
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_table(copied / "metadata.parquet")
+    assert not {"media_uri", "video_uri"} & set(metadata.column_names)
+    store = exported.store.root.encode()
+    for path in copied.rglob("*"):
+        if path.is_file():
+            assert store not in path.read_bytes(), path.name
+
+
+def test_the_manifest_covers_every_file_and_finds_a_changed_one(copied: Path) -> None:
+    listed = {line.split("  ")[1] for line in (copied / "SHA256SUMS").read_text().splitlines()}
+    assert listed == {p.relative_to(copied).as_posix() for p in copied.rglob("*") if p.is_file()} - {"SHA256SUMS"}
+
+    def check() -> int:
+        return subprocess.run(
+            ["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=copied, capture_output=True, check=False
+        ).returncode
+
+    assert check() == 0
+    with (copied / "README.md").open("a") as card:
+        card.write("x")
+    assert check() == 1
+
+
+def test_shards_are_read_as_webdataset_and_hold_what_lies_beside_them(exported: LocalContext, copied: Path) -> None:
+    wds = pytest.importorskip("webdataset", reason="webdataset is not installed")
+    shards = sorted((copied / "shards").iterdir())
+    assert len(shards) > 1
+    samples = list(wds.WebDataset([str(s) for s in shards], shardshuffle=False))
+    assert [s["__key__"] for s in samples] == exported.outputs["subset"].column("clip_id").to_pylist()
+    for sample in samples:
+        assert sample["mp4"] == (copied / f"{sample['__key__']}.mp4").read_bytes()
+        told = json.loads(sample["json"])
+        assert told["clip_id"] == sample["__key__"]
+        assert sample["txt"].decode() == (told["caption"] or "")
+        assert told["extra"] in (None, {"channel": 7, "tags": ["é", "|"]})
+        assert told["motion"] == 0.1
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                assert (member.mtime, member.uid, member.uname, member.mode) == (0, 0, "", 0o644)
+
+
+def test_shards_come_back_as_a_source(copied: Path, tmp_path: Path) -> None:
+    from stages.curation.ingest import ingest
+
+    context = LocalContext(tmp_path, ingest, source=copied / "shards")
+    context.run()
+    rows = context.outputs["sources"].to_pylist()
+    assert len(rows) == 4
+    assert sorted(str(row["caption"]) for row in rows) == ["None", "None", "a man in a room", "a man in a room"]
+    assert {row["licence"] for row in rows} == {"CC-BY 4.0"}
+
+
+def test_the_card_is_one_that_hubs_read(exported: LocalContext) -> None:
+    from huggingface_hub import DatasetCard
+
+    card = DatasetCard((exported.outputs["media"] / "README.md").read_text())
+    told = card.data.to_dict()
+    assert (told["license"], told["size_categories"], told["task_categories"]) == (
+        "cc-by-4.0",
+        ["n<1K"],
+        ["text-to-video"],
+    )
+    assert [c["config_name"] for c in told["configs"]] == ["clips", "webdataset"]
+    for line in (
+        "4 clips from 2 source videos",
+        "| `moving` | motion >= 0.02 | review |",
+        "| 0 to 239 | 4 |",
+        "| `media_sha256` | string |  | digest of that file |",
+        "Encoding: codec libx264, audio drop.",
+    ):
+        assert line in card.text
+    metadata = hashlib.sha256((exported.outputs["media"] / "metadata.parquet").read_bytes()).hexdigest()
+    assert metadata in card.text
+
+
+def test_the_same_clips_make_the_same_folder_whatever_was_encoded_before(tables: Tables, tmp_path: Path) -> None:
+    a, *_ = tables["clips"].column("clip_id").to_pylist()
+    params = ExportParams(webdataset=WebDatasetParams())
+    run(tmp_path / "x", tables, params, verdicts=VERDICTS.table([verdict(a, "accept")]))
+    sums = [(run(tmp_path / store, tables, params).outputs["media"] / "SHA256SUMS").read_text() for store in ("x", "y")]
+    assert sums[0] == sums[1]
+
+
+def test_a_source_that_changed_fails_its_clips_and_no_others(tables: Tables, tmp_path: Path) -> None:
+    videos = tables["videos"].to_pylist()
+    videos[0]["bytes"] += 1
+    context = run(tmp_path, {**tables, "videos": pa.Table.from_pylist(videos, schema=tables["videos"].schema)})
+    failed = [row for row in context.ledger_rows if row["status"] == "failed"]
+    assert [row["video_id"] for row in failed] == [videos[0]["video_id"]] * 2
+    assert all("changed since it was analysed" in row["error_message"] for row in failed)
+    assert context.outputs["subset"].num_rows == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preset": "quick"}, "preset of libx264"),
+        ({"crf": 60}, "0 to 51"),
+        ({"codec": "libvpx-vp9", "preset": "slow"}, "libvpx-vp9"),
+    ],
+)
+def test_settings_that_the_codec_does_not_know_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ExportParams(**settings)

@@ -185,16 +185,31 @@ def test_a_parquet_list_with_a_path_column_works_and_a_missing_file_is_a_failed_
     assert json.loads(rows["a.mp4"]["extra"]) == {"tags": ["x"]}
     [failure] = [row for row in context.ledger_rows if row["status"] == "failed"]
     assert failure["record_id"] == video_id("list", "gone.mp4")
-    assert "gone.mp4 is listed but cannot be read" in failure["error_message"]
+    assert "gone.mp4 is listed but cannot be read: there is nothing there" in failure["error_message"]
 
 
-def test_rows_that_repeat_are_one_and_rows_that_contradict_are_refused(tmp_path: Path) -> None:
+def test_rows_that_repeat_are_one_and_rows_that_contradict_are_a_failure_of_their_file(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        put(tmp_path / name)
+    source = put(tmp_path / "list.csv", b"path,caption\na.mp4,one\nb.mp4,b\na.mp4,one\n")
+    assert list(rows_of(listed(tmp_path, source))) == ["a.mp4", "b.mp4"]
+    source.write_bytes(b"path,caption\na.mp4,one\nb.mp4,b\na.mp4,two\na.mp4,one\n")
+    context = listed(tmp_path, source)
+    assert list(rows_of(context)) == ["b.mp4"]
+    [failure] = [row for row in context.ledger_rows if row["status"] == "failed"]
+    assert (failure["record_id"], failure["error_type"]) == (video_id("list", "a.mp4"), "ContradictingRows")
+
+
+def test_json_lines_carry_their_columns_and_csv_text_stays_as_it_is(tmp_path: Path) -> None:
     put(tmp_path / "a.mp4")
-    source = put(tmp_path / "list.csv", b"path,caption\na.mp4,one\na.mp4,one\n")
-    assert list(rows_of(listed(tmp_path, source))) == ["a.mp4"]
-    source.write_bytes(b"path,caption\na.mp4,one\na.mp4,two\n")
-    with pytest.raises(StageError, match=r"names a.mp4 more than once"):
-        listed(tmp_path, source)
+    lines = {"path": "a.mp4", "caption": "one", "tags": ["x", "y"], "from": {"site": "s"}, "bytes": 7}
+    source = put(tmp_path / "list.jsonl", (json.dumps(lines) + "\n").encode())
+    row = rows_of(listed(tmp_path, source))["a.mp4"]
+    assert row["caption"] == "one"
+    assert json.loads(row["extra"]) == {"tags": ["x", "y"], "from": {"site": "s"}, "listed_bytes": 7}
+    source = put(tmp_path / "list.csv", b"path,zip,when,n,x,ok,word\na.mp4,007,2024-01-02,12,1.5,true,NA\n")
+    told = json.loads(rows_of(listed(tmp_path, source))["a.mp4"]["extra"])
+    assert told == {"zip": "007", "when": "2024-01-02", "n": 12, "x": 1.5, "ok": True, "word": "NA"}
 
 
 @pytest.mark.parametrize(
@@ -223,7 +238,7 @@ def test_an_absent_or_empty_source_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(StageError, match="holds no video and no image"):
         listed(tmp_path, tmp_path / "empty")
-    with pytest.raises(StageError, match="neither a folder nor a list"):
+    with pytest.raises(StageError, match="neither a folder, a tar nor a list"):
         digest(put(tmp_path / "a.mp4"))
 
 

@@ -46,7 +46,8 @@ def plain(node: ast.expr, row: dict[str, Any]) -> Any:
             if right == 0:  # IEEE 754: x / 0 is infinite with the signs' product, 0 / 0 is NaN and so missing
                 sign = math.copysign(1, left) * math.copysign(1, right)
                 return None if left == 0 or math.isnan(left) else sign * math.inf
-            return left / right
+            ratio = left / right
+            return None if missing(ratio) else ratio  # infinity by infinity is NaN too
         value = {ast.Add: left + right, ast.Sub: left - right, ast.Mult: left * right}[type(node.op)]
         return None if missing(value) else value
     assert isinstance(node, ast.Compare)

@@ -13,7 +13,8 @@ from stages.contract import StageError
 from stages.curation.caption import caption
 from stages.curation.clips import ClipsParams, clips
 from stages.curation.default_rules import DEFAULT_RULES
-from stages.curation.funnel import either_side, histogram, rule_funnel, stage_losses
+from stages.curation.distributions import either_side, histogram
+from stages.curation.funnel import rule_funnel
 from stages.curation.rules import Bound, Rule, RuleError
 from stages.curation.select import DEAR, SelectParams, in_order, preselect, rule_columns, select
 from tests.context import LocalContext
@@ -173,20 +174,7 @@ def test_a_histogram_covers_its_threshold_and_counts_every_row() -> None:
 
 def test_the_clips_either_side_of_a_line_come_nearest_first() -> None:
     table = shots([{"clip_id": f"{i:02d}", "motion": i / 10} for i in range(10)])
-    sides = either_side(table, Bound("motion", 0.45, "lower"), count=2)
+    sides, upper = either_side(table, [Bound("motion", 0.45, "lower"), Bound("motion", 0.45, "upper")], count=2)
     assert [clip for clip, _ in sides.failing] == ["04", "03"]
     assert [clip for clip, _ in sides.passing] == ["05", "06"]
-    upper = either_side(table, Bound("motion", 0.45, "upper"), count=1)
-    assert [clip for clip, _ in upper.failing] == ["05"]
-
-
-def test_stage_losses_sum_records_and_hours(tmp_path: Path) -> None:
-    context = LocalContext(tmp_path, select, {"clips": shots(SHOTS)})
-    context.run(SelectParams(rules=RULES[1:]))
-    durations = shots(SHOTS).select(["clip_id", "duration_s"]).rename_columns(["record_id", "duration_s"])
-    losses = {
-        (loss.status, loss.reason): (loss.records, loss.hours) for loss in stage_losses(context._ledger[0], durations)
-    }
-    assert losses[("rejected", "still")] == (1, 0.5)
-    assert losses[("accepted", None)] == (1, 1.0)
-    assert losses[("in_review", None)] == (1, 0.5)
+    assert [clip for clip, _ in upper.failing] == ["05", "06"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,11 +15,12 @@ from pydantic import BaseModel, SecretStr
 
 from data_schemas.schema import Field, SchemaError, TableSchema
 from pipelines.dag.canonical import CannotEncode, difference, digest, encode
+from pipelines.dag.context import check_keys
 from pipelines.dag.digest import files_digest, table_digest
 from pipelines.dag.graph import WiringError, node
 from pipelines.dag.records import RecordStore
 from pipelines.dag.store import Store, StoreError
-from stages.contract import Group
+from stages.contract import Group, StageError
 from tests.dag.toy import NUMBERS, make_pipeline, make_stage
 
 PLAIN = st.recursive(
@@ -112,6 +114,63 @@ def test_table_digest_ignores_order_chunks_and_telemetry_and_sees_every_value(
         assert table_digest(changed, MIXED) != table_digest(table, MIXED), name
 
 
+def write_parts(folder: Path, tables: list[pa.Table]) -> pads.Dataset:
+    for number, table in enumerate(tables):
+        pq.write_table(table, folder / f"part-{number}.parquet", row_group_size=2)
+    return pads.dataset(folder, format="parquet")
+
+
+def test_a_table_on_disk_has_the_digest_of_the_table_in_memory_however_it_is_cut(tmp_path: Path) -> None:
+    rows = [{"key": f"k{i}", "score": i / 7, "vector": [i, 0.5], "blob": b"x" * i, "nested": []} for i in range(9)]
+    whole = MIXED.table(rows)
+    parts = [MIXED.table(rows[5:]), MIXED.table(rows[:2]), MIXED.table(rows[2:5])]
+    assert table_digest(write_parts(tmp_path, parts), MIXED) == table_digest(whole, MIXED)
+    assert table_digest(whole.slice(0, 8), MIXED) != table_digest(whole, MIXED)
+    assert table_digest(whole.slice(0, 0), MIXED) == table_digest(MIXED.empty(), MIXED)
+
+
+LOOSE = TableSchema("loose", "1.0", ("key",), (Field("key", pa.string(), "k"),), "Any further columns.", open=True)
+
+
+def loose(kind: pa.DataType, values: list[object]) -> str:
+    keys = pa.array([f"k{i}" for i in range(len(values))])
+    return table_digest(pa.table({"key": keys, "value": pa.array(values, kind)}), LOOSE)
+
+
+def test_a_digest_sees_values_and_not_how_they_are_stored() -> None:
+    assert loose(pa.float64(), [0.0, math.nan]) == loose(pa.float64(), [-0.0, -math.nan])
+    assert loose(pa.string(), ["a", None]) == loose(pa.large_string(), ["a", None])
+    assert loose(pa.list_(pa.int64()), [[1], []]) == loose(pa.large_list(pa.int64()), [[1], []])
+    assert loose(pa.int64(), [1]) != loose(pa.int32(), [1])
+    assert loose(pa.string(), [""]) != loose(pa.string(), [None])
+    assert loose(pa.list_(pa.int64()), [[]]) != loose(pa.list_(pa.int64()), [None])
+    assert loose(pa.list_(pa.string()), [["ab", "c"]]) != loose(pa.list_(pa.string()), [["a", "bc"]])
+    # the second slot is null and holds other bytes than Arrow would put there
+    hidden = pa.Array.from_buffers(
+        pa.int64(), 2, [pa.py_buffer(b"\x01"), pa.py_buffer(b"\x07" + bytes(7) + b"\x09" * 8)]
+    )
+    assert table_digest(pa.table({"key": ["k0", "k1"], "value": hidden}), LOOSE) == loose(pa.int64(), [7, None])
+
+
+def test_values_that_trade_places_change_the_digest() -> None:
+    assert loose(pa.int64(), [1, 2]) != loose(pa.int64(), [2, 1])
+    one = pa.table({"key": ["k"], "a": ["xy"], "b": ["z"]})
+    assert table_digest(one, LOOSE) != table_digest(pa.table({"key": ["k"], "a": ["x"], "b": ["yz"]}), LOOSE)
+    assert table_digest(one, LOOSE) != table_digest(pa.table({"key": ["k"], "b": ["xy"], "a": ["z"]}), LOOSE)
+
+
+def test_a_type_without_canonical_bytes_has_no_digest() -> None:
+    with pytest.raises(TypeError, match="decimal128"):
+        loose(pa.decimal128(5, 2), [None])
+
+
+def test_a_key_that_names_two_rows_is_found_across_files(tmp_path: Path) -> None:
+    rows = [{"key": f"k{i}"} for i in range(5)]
+    check_keys(write_parts(tmp_path, [MIXED.table(rows[:3]), MIXED.table(rows[3:])]), MIXED, "node")
+    with pytest.raises(StageError, match="node wrote 1 rows of table mixed whose key"):
+        check_keys(write_parts(tmp_path, [MIXED.table(rows), MIXED.table([{"key": "k3"}])]), MIXED, "node")
+
+
 def test_files_digest_sees_names_and_content() -> None:
     one = files_digest([("a", "1"), ("b", "2")])
     assert one == files_digest([("b", "2"), ("a", "1")])
@@ -163,7 +222,8 @@ def test_a_torn_shard_does_not_exist(tmp_path: Path) -> None:
     group = Group("g", "r")
     RecordStore(store, "stage").shards([group]).commit({"g": pa.table({"record_key": ["a"]})}, ["a"])
     shard = store.names("records/stage")[0]
-    os.unlink(store.full(f"records/stage/{shard}/manifest.json"))
+    path = Path(store.full(f"records/stage/{shard}"))
+    path.rename(path.with_name(f"{shard}.1234.tmp"))  # as a kill leaves it: written beside its place, not moved there
     assert RecordStore(store, "stage").done(group) == set()
 
 

@@ -21,7 +21,7 @@ from models.scorers.motion import Motion
 from models.video.guard import Guard
 from stages.contract import StageError
 from stages.curation import analyze_worker
-from stages.curation.analyze import AnalyzeParams, ShotSettings, analyze, attempts
+from stages.curation.analyze import AnalyzeParams, ShotSettings, analyze
 from tests.context import LocalContext
 from tests.footage.media import pan, still, texture, write
 
@@ -150,7 +150,7 @@ def test_a_changed_scorer_recomputes_its_columns_alone_over_the_recorded_shots(
 ) -> None:
     first = run(tmp_path, source)
     calls.take()
-    monkeypatch.setattr(Motion, "version", "2")
+    monkeypatch.setattr(Motion, "version", f"{Motion.version}+1")
     second = run(tmp_path, source)
     hashed, decoded = calls.take()
     assert hashed == []
@@ -241,13 +241,78 @@ def test_a_scorer_that_fails_leaves_nulls_and_a_line_in_the_ledger(tmp_path: Pat
     assert calls.take() == ([], [])
 
 
-def test_a_file_that_hangs_is_quarantined_and_its_neighbours_are_unharmed(tmp_path: Path, source: Path) -> None:
-    # a decoder that hangs is stood in for by a scorer that does: it runs in the same guarded process
-    context = run(tmp_path, source, scorers=("tests.footage.user_scorers:Hanging",), stall_seconds=1.0)
-    videos = by_path(context)
-    assert videos["photo.png"]["status"] == "ok"
-    assert videos["pan.mp4"]["error_type"] == "TimedOutError"
-    assert "no sign of life for 1 s" in videos["pan.mp4"]["error_message"]
+@pytest.mark.parametrize(
+    ("scorer", "error_type", "says"),
+    [
+        ("HangsOnOne", "TimedOutError", "no sign of life for 1 s"),
+        ("CrashesOnOne", "CrashedError", "SIGSEGV"),
+        ("BalloonsOnOne", "OutOfMemoryError", "0.4 GiB of memory allowed"),
+    ],
+)
+def test_what_hangs_crashes_or_balloons_is_quarantined_and_its_neighbours_are_unharmed(
+    tmp_path: Path, scorer: str, error_type: str, says: str
+) -> None:
+    # a decoder that misbehaves on one file is stood in for by a scorer that does: it runs in the same guarded process
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for name, width in (("a.mp4", 160), ("bad.mp4", 320), ("z.mp4", 160)):
+        write(folder / name, pan(1, 1, 10, 90, width, seed=width + len(name)))
+    settings = {"scorers": (f"tests.footage.user_scorers:{scorer}",), "memory_gib": 0.4}
+    settings["stall_seconds"] = 1.0 if scorer == "HangsOnOne" else 30.0
+    for tried in (1, 2):
+        context = run(tmp_path, folder, retry_failed=tried > 1, **settings)
+        videos = by_path(context)
+        assert [videos[n]["status"] for n in ("a.mp4", "bad.mp4", "z.mp4")] == ["ok", "failed", "ok"]
+        assert {s["video_id"] for s in context.outputs["shots"].to_pylist() if s["redness"] is not None} == {
+            videos["a.mp4"]["video_id"],
+            videos["z.mp4"]["video_id"],
+        }
+        (failed,) = [row for row in context.ledger_rows if row["status"] == "failed"]
+        assert (failed["record_id"], failed["error_type"]) == (videos["bad.mp4"]["video_id"], error_type)
+        assert says in failed["error_message"]
+        assert failed["attempts"] == tried
+
+
+def test_an_error_that_nobody_foresaw_costs_one_file_but_not_every_file(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Guard.call
+
+    def odd(guard: Guard, call: str, arguments: dict[str, Any], limits: Any = None) -> Any:
+        if arguments["path"].endswith(hit):
+            return real(guard, "tests.footage.hooks:fail", {}, limits)
+        return real(guard, call, arguments, limits)
+
+    monkeypatch.setattr(Guard, "call", odd)
+    hit: str | tuple[str, ...] = "pan.mp4"
+    video = by_path(run(tmp_path, source))["pan.mp4"]
+    assert video["error_type"] == "ValueError"
+    assert "ended unexpectedly: the reason (at hooks.py:" in video["error_message"]
+    for n in range(6):
+        write(source / f"more{n}.mp4", pan(1, 0, 3, seed=20 + n))
+    hit = ".mp4"  # now it meets everything: a defect of ours, and no reason to fail a million files
+    with pytest.raises(ValueError, match="the reason"):
+        run(tmp_path, source)
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again_later(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Guard.call
+
+    def growing(guard: Guard, call: str, arguments: dict[str, Any], limits: Any = None) -> Any:
+        result = real(guard, call, arguments, limits)
+        if arguments["path"].endswith("pan.mp4"):
+            with open(arguments["path"], "ab") as file:
+                file.write(b"more")
+        return result
+
+    monkeypatch.setattr(Guard, "call", growing)
+    video = by_path(run(tmp_path, source))["pan.mp4"]
+    assert (video["status"], video["error_type"]) == ("failed", "OSError")
+    assert "it changed while it was being read" in video["error_message"]
+    monkeypatch.setattr(Guard, "call", real)
+    assert by_path(run(tmp_path, source))["pan.mp4"]["status"] == "ok"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read every file")
@@ -279,13 +344,23 @@ def test_lost_storage_stops_the_run_and_keeps_what_was_done(tmp_path: Path, sour
     assert [name for name, _, _ in calls.take()[1]] == ["late.mp4"]
 
 
-def test_a_full_disk_stops_the_run(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_full_disk_stops_the_run_and_keeps_what_the_batch_had_finished(
+    tmp_path: Path, source: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Guard.call
+
+    def full(guard: Guard, call: str, arguments: dict[str, Any], limits: Any = None) -> Any:
+        if arguments["path"].endswith("photo.png"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return counting(guard, call, arguments, limits)
 
     monkeypatch.setattr(Guard, "call", full)
-    with pytest.raises(StageError, match=r"No space left on device.*failure of the machine"):
+    with pytest.raises(StageError, match=r"while analysing .*photo.png: the disk is full.*run again"):
         run(tmp_path, source)
+    assert [name for name, _, _ in calls.take()[1]] == ["broken.mp4", "pan.mp4"]
+    monkeypatch.setattr(Guard, "call", counting)
+    run(tmp_path, source)
+    assert [name for name, _, _ in calls.take()[1]] == ["photo.png", "two_shots.mp4"]
 
 
 def test_storage_without_change_marks_is_read_anew_in_every_run_but_not_decoded(
@@ -319,7 +394,3 @@ def test_what_travels_to_workers_pickles(tmp_path: Path, source: Path) -> None:
     assert "ef" * 32 not in known
     item = analyze_worker.Item("v", "u", "video", "i", None, ("facts",))
     assert pickle.loads(pickle.dumps(item)) == item
-
-
-def test_attempts_are_counted_from_the_record_keys() -> None:
-    assert attempts({"a#1", "a#2", "b#1"}) == {"a": 2, "b": 1}

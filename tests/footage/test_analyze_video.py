@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
+import av
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -14,16 +15,17 @@ import pytest
 
 import models.video.reader as reader_module
 from data_schemas.schema import Field
-from models.scorers.catalog import BUILT_IN, scorer_class
+from models.scorers.base import Picture
+from models.scorers.catalog import built_in, scorer_class
 from models.video import keyframes
 from models.video.analyze import ShotsChangedError, analyze_video, file_sha256
 from models.video.keyframes import KeyFramePicker
-from models.video.reader import UndecodableError
+from models.video.reader import Frame, UndecodableError
 from tests.footage.media import pan, still, write
 
 
 def scorers() -> list:
-    return [scorer_class(name)() for name in BUILT_IN]
+    return [scorer_class(name)() for name in built_in()]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def test_facts_shots_scores_and_key_frames_come_from_one_decode(
     assert [(s.start_frame, s.end_frame) for s in found.shots] == [(0, 50), (50, 100), (100, 150)]
     assert [t for s in found.shots for t in (s.start_s, s.end_s)] == pytest.approx([0, 2, 2, 4, 4, 6], abs=1e-3)
     assert [(s.boundary_in, s.boundary_out) for s in found.shots] == [("start", "cut"), ("cut", "cut"), ("cut", "end")]
-    assert set(found.scores) == set(BUILT_IN)
+    assert set(found.scores) == set(built_in())
     assert all(len(rows) == 3 for rows in found.scores.values())
     diagonal = np.hypot(320, 180)
     motion = [row["motion"] for row in found.scores["motion"]]
@@ -81,25 +83,17 @@ def test_a_shot_too_short_for_a_candidate_still_has_key_frames(tmp_path: Path) -
     assert [len(k) for k in found.keyframes] == [3, 3, 3]
     for frames_of_shot, seed in zip(found.keyframes, (1, 2, 3), strict=True):
         picture = cv2.imdecode(np.frombuffer(frames_of_shot[1].jpeg, np.uint8), cv2.IMREAD_COLOR)
-        assert np.abs(picture.astype(int) - still(seed, 1)[0][..., ::-1]).mean() < 12
+        expected = cv2.resize(still(seed, 1)[0][..., ::-1], picture.shape[1::-1], interpolation=cv2.INTER_AREA)
+        assert np.abs(picture.astype(int) - expected).mean() < 12
 
 
 def test_the_candidates_of_an_hour_are_as_few_as_those_of_a_minute() -> None:
-    class Shown:
-        size = (64, 36)
-
-        def picture(self, size: tuple[int, int], **_: object) -> np.ndarray:
-            return np.zeros((size[1], size[0], 3), np.uint8)
-
-    class Fake:
-        frame = Shown()
-        bgr = np.zeros((36, 64, 3), np.uint8)
-
+    picture = Picture(Frame(0, 0.0, av.VideoFrame.from_ndarray(np.zeros((36, 64, 3), np.uint8), format="bgr24")))
     picker = KeyFramePicker()
     most = 0
     for n in range(3600 * 5):
-        picker.frame(Fake(), n, n / 5)  # type: ignore[arg-type]
-        most = max(most, len(picker._old) + len(picker._recent) + len(picker._planes))
+        picker.frame(picture, n, n / 5)
+        most = max(most, len(picker._old) + len(picker._recent) + len(picker._tiny))
     assert most <= keyframes._KEEP + 1 + 6 * 3 + 2 + 6 * 12 + 2
     # the clip's end is announced 2 s late, and its key frames are still within 1/16 of their places
     for k in picker.clip(0, 3598 * 5, 0.0, 3598.0):

@@ -9,7 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from models.video.encode import EncodeError, cut_clip, read_video, write_video
+from models.video.cut import cut_clip
+from models.video.encode import EncodeError, read_video, write_video
 from models.video.reader import UndecodableError, VideoReader
 from tests.footage.media import pan, write, write_grey, write_timed
 

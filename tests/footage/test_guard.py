@@ -41,6 +41,7 @@ def test_an_exception_of_the_work_arrives_as_itself_and_keeps_the_child(guard: G
         ("hang", Limits(limit_s=60, stall_s=0.5), TimedOutError, "no sign of life for 0.5 s"),
         ("go_on_for_ever", Limits(limit_s=0.6, stall_s=30), TimedOutError, "not done after 0.6 s"),
         ("crash", Limits(), CrashedError, "SIGABRT"),
+        ("segfault", Limits(), CrashedError, "SIGSEGV"),
         ("leave", Limits(), CrashedError, "code 3"),
         ("balloon", Limits(memory_bytes=300 << 20), OutOfMemoryError, "0.293 GiB of memory"),
         ("one_giant", Limits(), OutOfMemoryError, "of memory allowed"),
@@ -52,6 +53,27 @@ def test_what_hangs_crashes_or_balloons_is_stopped_and_the_next_call_works(
     with pytest.raises(error, match=says):
         guard.call(f"{HOOKS}:{work}", {}, limits)
     assert guard.call(f"{HOOKS}:echo", {"value": 7}) == 7
+
+
+def test_what_the_child_imports_is_not_charged_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_to_import.py").write_text(
+        "import time\ntime.sleep(1.2)\ndef work(on_progress):\n    return 'done'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with Guard(Limits(limit_s=60, stall_s=0.5)) as fresh:
+        assert fresh.call("slow_to_import:work", {}) == "done"
+
+
+def test_the_child_is_told_no_secrets_and_dumps_no_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setenv("REVIEW_PASSWORD", "hunter2")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    with Guard() as fresh:
+        seen = fresh.call(f"{HOOKS}:environment", {})
+        assert fresh.call(f"{HOOKS}:core_limit", {}) == (0, 0)
+    assert "hunter2" not in seen.values()
+    assert (seen["LC_ALL"], seen["OMP_NUM_THREADS"]) == ("C.UTF-8", "1")
+    assert "PATH" in seen
 
 
 def test_a_child_that_died_between_calls_is_replaced(guard: Guard) -> None:

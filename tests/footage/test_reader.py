@@ -6,6 +6,7 @@ import itertools
 import json
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -125,6 +126,33 @@ def test_of_two_video_streams_one_is_read_alone(tmp_path: Path) -> None:
     assert len({frame.size for frame in frames}) == 1
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_where_the_main_stream_is_garbage_the_next_one_is_read_without_a_second_open(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"two{suffix}"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=25) for _ in range(2)]
+        for stream, size in zip(streams, ((640, 360), (160, 90)), strict=True):
+            stream.width, stream.height = size
+            stream.pix_fmt = "yuv420p"
+        for picture in [*pan(2, 0, 20), None]:
+            for stream in streams:
+                frame = None if picture is None else av.VideoFrame.from_ndarray(picture, format="rgb24")
+                for packet in stream.encode(frame):
+                    if stream is streams[0]:  # the larger one, which players would take, holds zeros
+                        empty = av.Packet(bytes(packet.size))
+                        empty.pts, empty.dts, empty.time_base = packet.pts, packet.dts, packet.time_base
+                        empty.stream, packet = stream, empty
+                    container.mux(packet)
+    opened = []
+    real = av.open
+    monkeypatch.setattr("av.open", lambda *given, **more: (opened.append(given), real(*given, **more))[1])
+    with VideoReader(path) as reader:
+        assert [frame.size for frame in reader] == [(160, 90)] * 20
+    assert len(opened) == 1
+
+
 def test_a_playlist_is_not_followed(tmp_path: Path) -> None:
     write_grey(tmp_path / "inner.mp4", [10, 20])
     for name, text in (
@@ -152,7 +180,8 @@ def test_pictures_over_the_pixel_limit_are_refused_before_decoding(tmp_path: Pat
 
 
 def test_photographs_are_read_as_they_are_shown(footage: Path, tmp_path: Path) -> None:
-    assert read_image(footage / "vace/test.jpg").ndim == 3
+    picture, codec = read_image(footage / "vace/test.jpg")
+    assert (picture.ndim, codec) == (3, "mjpeg")
     (tmp_path / "broken.png").write_bytes((footage / "raft-demo-frames/frame_0016.png").read_bytes()[:40])
     with pytest.raises(UndecodableError):
         read_image(tmp_path / "broken.png")

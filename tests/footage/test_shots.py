@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from models.video.reader import VideoReader, fitted
+from models.scorers.base import Picture
+from models.video.reader import VideoReader
 from models.video.shots import Boundary, ShotDetector, ShotParams
 from tests.footage.media import pan, texture
 
@@ -46,7 +47,7 @@ def test_on_real_footage_every_hard_cut_is_found_and_nothing_else(footage: Path)
         found: list[Boundary] = []
         with VideoReader(footage / name) as reader:
             for frame in reader:
-                plane = frame.picture(fitted(frame.size, 320), fast=True)
+                plane = Picture(frame).tiny
                 found += detector.frame(plane, frame.index, frame.time_s)
         found += detector.finish()
         left = [b.frame for b in found]
@@ -103,6 +104,117 @@ def test_a_long_black_stretch_is_a_shot_of_its_own() -> None:
 
 def test_a_flash_is_no_boundary() -> None:
     assert detect([A] * 30 + [WHITE] * 2 + [A] * 30) == []
+
+
+def test_a_flash_that_fades_is_no_boundary() -> None:
+    glow = [cv2.addWeighted(A, 1 - s, WHITE, s, 0) for s in (0.9, 0.7, 0.5, 0.3, 0.15)]
+    assert detect([A] * 30 + glow + [A] * 30) == []
+
+
+@pytest.mark.parametrize("across", [True, False])
+@pytest.mark.parametrize("length", [8, 16, 30])
+def test_a_wipe_is_one_boundary_within_it(length: int, across: bool) -> None:
+    frames = []
+    for n in range(length):
+        frame, share = A.copy(), (n + 1) / (length + 1)
+        edge = round(share * A.shape[1 if across else 0])
+        if across:
+            frame[:, :edge] = B[:, :edge]
+        else:
+            frame[:edge] = B[:edge]
+        frames.append(frame)
+    found = detect([A] * 40 + frames + [B] * 40)
+    assert len(found) == 1
+    assert 40 <= found[0].frame <= 40 + length
+
+
+def test_a_whip_pan_is_no_boundary() -> None:
+    """A camera that looks at one side of a scene, swings over in 0.3 s with motion blur, and looks at the other."""
+    scene = texture(90, 280, 3)
+
+    def view(share: float) -> np.ndarray:
+        left = round(share * 120)
+        return scene[:, left : left + 160]
+
+    swing = [np.mean([view((n + k / 6) / 8) for k in range(6)], axis=0).astype(np.uint8) for n in range(8)]
+    assert detect([view(0.0)] * 40 + swing + [view(1.0)] * 40) == []
+
+
+def test_frames_held_for_an_eighth_of_a_second_are_no_cuts() -> None:
+    """Eight pictures a second stored as 24 frames: between them nothing moves, and then everything at once."""
+    steps = pan(6, 0, 24, height=90, width=160)
+    held = [frame for frame in steps for _ in range(3)]
+    assert detect(held, [n / 24 for n in range(len(held))]) == []
+
+
+def test_a_cut_between_held_frames_is_found() -> None:
+    steps = [*pan(6, 0, 12, height=90, width=160, seed=4), *pan(6, 0, 12, height=90, width=160, seed=5)]
+    held = [frame for frame in steps for _ in range(3)]
+    found = detect(held, [n / 24 for n in range(len(held))])
+    assert [(b.frame, b.kind) for b in found] == [(36, "cut")]
+
+
+def test_a_cut_to_black_and_back_is_two_cuts() -> None:
+    for black in (20, 90):
+        found = detect([A] * 40 + [BLACK] * black + [B] * 40)
+        assert [(b.frame, b.kind) for b in found] == [(40, "cut"), (40 + black, "cut")]
+
+
+def test_a_cut_to_black_that_fades_in_is_one_boundary() -> None:
+    found = detect([A] * 40 + [BLACK] * 10 + mix(BLACK, B, 12) + [B] * 40)
+    assert [(b.frame, b.kind) for b in found] == [(40, "cut")]
+
+
+def test_a_picture_that_blinks_is_one_shot() -> None:
+    assert detect([A] * 40 + mix(A, BLACK, 8) + [BLACK] * 10 + mix(BLACK, A, 8) + [A] * 40) == []
+
+
+def test_a_shot_of_a_fifth_of_a_second_is_found() -> None:
+    found = detect([A] * 30 + [B] * 5 + [texture(90, 160, 3)] * 30)
+    assert [b.frame for b in found] == [30, 35]
+
+
+@pytest.mark.parametrize("fps", [24.0, 60.0, 240.0])
+def test_boundaries_come_in_order_and_before_scorers_forget(fps: float) -> None:
+    from models.scorers.base import MAX_LATENESS
+
+    second = round(fps)
+    frames = [A] * second + mix(A, B, second) + [B] * second + [BLACK] * 4 * second + [A] * second
+    detector, found = ShotDetector(), []
+    for n, frame in enumerate(frames):
+        for boundary in detector.frame(frame, n, n / fps):
+            assert n - boundary.frame <= MAX_LATENESS
+            found.append(boundary)
+    found += detector.finish()
+    assert [b.kind for b in found] == ["dissolve", "cut", "cut"]
+    assert [b.time_s for b in found] == sorted(b.time_s for b in found)
+
+
+def test_what_is_remembered_does_not_grow() -> None:
+    detector = ShotDetector()
+    sizes = []
+    for n in range(3000):
+        detector.frame((A, B)[n // 50 % 2], n, n / FPS)
+        if n in (1000, 2999):
+            parts = (detector._recent, detector._gradual._kept, detector._waiting, detector._fades._fullest)
+            sizes.append([len(part) for part in parts])
+    assert max(sizes[1]) <= 64
+    assert all(after <= before + 2 for before, after in zip(*sizes, strict=True))
+
+
+def test_the_proposals_score_is_pyscenedetects_own() -> None:
+    """The faster sum must be AdaptiveDetector's own score, or its published thresholds mean nothing here."""
+    from scenedetect.common import FrameTimecode
+    from scenedetect.detectors import AdaptiveDetector
+
+    from models.video.hard_cuts import _Adaptive
+
+    theirs, ours = AdaptiveDetector(), _Adaptive()
+    for n, picture in enumerate((A, B, BLACK, mix(A, B, 1)[0], WHITE)):
+        when = FrameTimecode(n, fps=25.0)
+        assert ours._calculate_frame_score(when, picture) == pytest.approx(
+            theirs._calculate_frame_score(when, picture), rel=1e-6, abs=1e-6
+        )
 
 
 def test_a_fast_pan_is_no_boundary() -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.sparse_readers import compare
 from models.video import sparse
-from models.video.encode import cut_clip
+from models.video.cut import cut_clip
 from models.video.reader import UndecodableError, VideoReader
-from models.video.sparse import decord_agrees, frames_at
+from models.video.sparse import Reading, frames_at, reader_for
 from tests.footage.media import pan, write, write_grey, write_timed
 
 REAL = (
@@ -68,7 +69,7 @@ def test_decord_reads_our_own_clips_and_shows_the_same_pictures(footage: Path, t
     write(tmp_path / "array.mp4", pan(2, 1, 30))
     for name in ("clip.mp4", "array.mp4"):
         path = tmp_path / name
-        assert decord_agrees(path)
+        assert reader_for(path) == Reading("decord")
         with VideoReader(path) as reader:
             frames = [(f.time_s, f.picture(order="rgb24")) for f in reader]
         times = [t + 1e-4 for t, _ in frames]
@@ -77,9 +78,24 @@ def test_decord_reads_our_own_clips_and_shows_the_same_pictures(footage: Path, t
 
 
 def test_files_from_elsewhere_are_left_to_pyav(footage: Path) -> None:
-    assert not decord_agrees(footage / "androidx-media/sample.mp4")
+    told: list[Reading] = []
+    frames_at(footage / "androidx-media/sample.mp4", [0.5], on_reading=told.append)
+    assert told == [Reading("pyav", "decord is trusted with this project's own clips only")]
     with pytest.raises(UndecodableError, match="empty"):
         frames_at(footage / "made/zero_byte.mp4", [0.0])
+
+
+def test_where_decord_shows_other_pictures_pyav_is_taken(footage: Path) -> None:
+    pytest.importorskip("decord")
+    names = (
+        "androidx-media/sample_h264.ts",
+        "androidx-media/iibbibb_editlist_videoonly.mp4",
+        "moviepy/doc_example.mp4",
+    )
+    found = compare([footage / name for name in names], footage, 60.0)
+    assert found["wrong_choice"] == []
+    assert found["counts"] == {"pyav": {"agrees": 3}, "decord": {"differs": 2, "agrees": 1}}
+    assert set(found["not_agreeing"]) == set(names[:2])
 
 
 def test_a_late_start_does_not_shift_the_instants(tmp_path: Path) -> None:

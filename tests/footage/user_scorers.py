@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import ClassVar
 
 import pyarrow as pa
@@ -46,3 +48,33 @@ class Hanging(Redness):
     def frame(self, picture: Picture, index: int, time_s: float) -> None:
         while True:
             pass
+
+
+class _Poisoned(Redness):
+    """Does well on every video but those 320 pixels wide, as a decoder does on every file but one."""
+
+    def start(self, info: VideoInfo) -> None:
+        super().start(info)
+        if info.width == 320:
+            self.harm()
+
+    def harm(self) -> None:
+        raise NotImplementedError
+
+
+class HangsOnOne(_Poisoned):
+    def harm(self) -> None:
+        while True:
+            pass
+
+
+class CrashesOnOne(_Poisoned):
+    def harm(self) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class BalloonsOnOne(_Poisoned):
+    def harm(self) -> None:
+        kept = []
+        while True:
+            kept.append(b"x" * (32 << 20))

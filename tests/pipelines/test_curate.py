@@ -52,10 +52,7 @@ def first(place: Path) -> Done:
 
 def decoded(place: Path) -> int:
     """How many files' contents have been decoded on this store, ever."""
-    records = RecordStore(Store(str(place / "store"), create=False), "analyze")
-    records._refresh()
-    groups = records._index.get("facts", {})
-    return sum(len(records._keys[shard]) for entries in groups.values() for shard, _ in entries)
+    return RecordStore(Store(str(place / "store"), create=False), "analyze", tidy=False).committed("facts")
 
 
 def test_every_file_ends_somewhere_and_failures_say_why(place: Path, first: Done) -> None:
@@ -131,3 +128,16 @@ def test_people_are_awaited_with_code_75_and_the_address_of_the_page(place: Path
     assert "BLOCKED" in status
     command = ("run", "curate", "--source", place / "videos", "--store", place / "store", *INLINE)
     assert fulcrum(*command, RAY_JOB_CONFIG_JSON_ENV_VAR="{}").code == 0, "Ray would call another code a failed job"
+
+
+def test_a_machine_can_follow_the_run_line_by_line(place: Path, first: Done) -> None:
+    events = first.events
+    assert [events[0]["event"], events[-1]["event"]] == ["run_started", "run_ended"]
+    assert {e["run_id"] for e in events} == {events[0]["run_id"]}
+    assert [e["at"] for e in events] == sorted(e["at"] for e in events)
+    told = next(e for e in reversed(events) if e["event"] == "progress" and e["stage"] == "analyze")
+    assert (told["done"], told["total"], told["failed"], told["left_s"]) == (9, 9, len(BROKEN), 0.0)
+    assert told["footage_s"] > 20
+    failed = [e for e in events if e["event"] == "record_failed"]
+    assert len({e["record_id"] for e in failed}) == len(failed) == len(BROKEN)  # each once
+    assert all(e["stage"] == "analyze" and e["error_type"] and e["error_message"] for e in failed)

@@ -76,7 +76,7 @@ def test_a_broken_clip_a_short_clip_and_a_lost_subject_end_in_the_ledger(tmp_pat
     ended = {row["record_id"]: row for row in context.ledger_rows}
     assert len(ended) == 8
     assert ended["in_pair-0"]["status"] == ended["cross_pair-0"]["status"] == "failed"
-    assert "not media in a known container" in ended["in_pair-0"]["error_message"]
+    assert "not video in a known container" in ended["in_pair-0"]["error_message"]
     assert ended["in_pair-1"]["status"] == "rejected"
     assert ended["in_pair-1"]["reason"] == "too_short: 3 frames, needs 9"
     assert ended["in_pair-2"]["error_message"] == "subjects gone are missing"

@@ -1,0 +1,1 @@
+"""Nearest neighbours among millions: binary codes by Hamming distance, unit vectors by cosine."""

@@ -1,0 +1,142 @@
+"""Cuts and encodes the clips of one video in a worker, in one pass, and commits each file's bytes as a record."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from stages.contract import Shards, StageError
+from stages.machine import machine_failure
+from stages.spool import LocalFile, local_copy
+
+if TYPE_CHECKING:
+    from models.video.encode import EncodedInfo, Encoding
+
+MEDIA = "media"
+Failures = dict[str, dict[str, str]]
+
+# What a worker that is killed may lose, and what it holds in memory.
+_COMMIT_S = 30.0
+_COMMIT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Span:
+    """A clip to cut: the key of its record, its frames, and their instants in seconds as the analysis measured them."""
+
+    key: str
+    start_frame: int
+    end_frame: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class VideoCuts:
+    """Clips of one source. ``sha256``, ``bytes`` and ``mtime_ns`` are those of the file that was analysed, null where not known."""
+
+    uri: str
+    sha256: str | None
+    bytes: int
+    mtime_ns: int | None
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class CutOutcome:
+    """What became of the clips of one video: how many there were, the seconds that were encoded, failures by record key."""
+
+    clips: int
+    footage_s: float
+    failed: Failures
+
+
+class CutActor:
+    """``actor(video) -> outcome``; what could be cut is committed."""
+
+    def __init__(self, encoding: Encoding, shards: Shards, scratch: str) -> None:
+        self.encoding, self.shards, self.scratch = encoding, shards, Path(scratch)
+
+    def __call__(self, video: VideoCuts) -> CutOutcome:
+        from models.video.cut import Cut, cut_clips
+        from models.video.encode import EncodedInfo, EncodeError
+        from models.video.reader import UndecodableError
+
+        self.scratch.mkdir(parents=True, exist_ok=True)  # a worker may run on another machine than the driver
+        failed: Failures = {}
+        footage_s = 0.0
+        ready = _Ready(self.shards)
+        cuts = [
+            Cut(s.start_frame, s.end_frame, self.scratch / f"{s.key[:32]}{self.encoding.suffix}", s.start_s, s.end_s)
+            for s in video.spans
+        ]
+        left = {span.key for span in video.spans}
+        try:
+            with local_copy(video.uri) as local:
+                _check_unchanged(video, local)
+                for number, result in cut_clips(local.path, cuts, self.encoding):
+                    key, out = video.spans[number].key, cuts[number].out
+                    left.discard(key)
+                    if isinstance(result, EncodedInfo):
+                        ready.add(key, result, out.read_bytes())
+                        footage_s += result.duration_s
+                        out.unlink()
+                    else:
+                        failed[key] = _told(result, str(local.path), video.uri)
+        except (UndecodableError, EncodeError, StageError, OSError, MemoryError) as error:
+            stop = error if isinstance(error, StageError) else machine_failure(error, f"while cutting {video.uri}")
+            if stop is not None:
+                raise stop from error
+            failed |= dict.fromkeys(left, _told(error, "", ""))
+        finally:  # what was finished is kept, whatever happened to the rest
+            ready.commit()
+        return CutOutcome(len(video.spans), footage_s, failed)
+
+
+class _Ready:
+    """Encoded clips on their way into a shard."""
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+        self._rows: list[dict[str, Any]] = []
+        self._bytes, self._since = 0, time.monotonic()
+
+    def add(self, key: str, info: EncodedInfo, content: bytes) -> None:
+        facts = {name: getattr(info, name) for name in ("frames", "fps", "width", "height", "sound")}
+        self._rows.append({"record_key": key, "content": content, **facts})
+        self._bytes += len(content)
+        if self._bytes > _COMMIT_BYTES or time.monotonic() - self._since > _COMMIT_S:
+            self.commit()
+
+    def commit(self) -> None:
+        if self._rows:
+            self.shards.commit({MEDIA: pa.Table.from_pylist(self._rows, RECORD)}, [r["record_key"] for r in self._rows])
+        self._rows, self._bytes, self._since = [], 0, time.monotonic()
+
+
+RECORD = pa.schema(
+    [("record_key", pa.string()), ("content", pa.large_binary()), ("frames", pa.int64()), ("fps", pa.float64()),
+     ("width", pa.int32()), ("height", pa.int32()), ("sound", pa.bool_())]
+)  # fmt: skip
+
+
+def _check_unchanged(video: VideoCuts, local: LocalFile) -> None:
+    from models.video.encode import EncodeError
+
+    if local.sha256 is not None:
+        changed = video.sha256 is not None and local.sha256 != video.sha256
+    else:
+        stat = os.stat(local.path)
+        changed = stat.st_size != video.bytes or (video.mtime_ns is not None and stat.st_mtime_ns != video.mtime_ns)
+    if changed:
+        raise EncodeError(f"{video.uri} changed since it was analysed; run the pipeline again")
+
+
+def _told(error: Exception, path: str, uri: str) -> dict[str, str]:
+    message = str(error).replace(path, uri) if path else str(error)
+    return {"error_type": type(error).__name__, "error_message": message}

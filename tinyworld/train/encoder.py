@@ -1,0 +1,271 @@
+"""Trains the dual encoder: open_clip's own CLIP class at toy size, with a linear aesthetic head upon its embedding.
+
+One contrast for whole frames, over the 64 captions that a frame can tell apart (8 patterns x 8 backgrounds; motion and
+camera words vary and say nothing of one frame), and one for crops of subjects, over their appearances, with neighbours that
+differ in one attribute. Linear probes of the attributes on the image embedding help both along and are not kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tinyworld import difficulty as d
+from tinyworld.train import text as texts
+from tinyworld.train.pictures import SIDE, Pool
+from tinyworld.world import CAMERA_WORDS, MOTION_WORDS, generator
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+CLEAN_SCORE, SPOILT_SCORE = 6.5, 3.5
+"""What the aesthetic head is fitted to, on LAION's scale of 1 to 10."""
+
+
+def model_config() -> dict[str, Any]:
+    """open_clip's ``model_cfg``."""
+    return {
+        "embed_dim": 128,
+        "vision_cfg": {"image_size": SIDE, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
+        "text_cfg": {
+            "context_length": texts.LENGTH,
+            "vocab_size": len(texts.vocabulary()),
+            "hf_tokenizer_name": "tokenizer",
+            "width": 96,
+            "heads": 4,
+            "layers": 2,
+            "pool_type": "eos",
+            "eos_id": 1,
+            "pad_id": 0,
+        },
+    }
+
+
+def preprocess_config() -> dict[str, Any]:
+    return {
+        "size": [SIDE, SIDE],
+        "mode": "RGB",
+        "mean": list(MEAN),
+        "std": list(STD),
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+        "fill_color": 0,
+    }
+
+
+@dataclass(frozen=True)
+class EncoderRecipe:
+    steps: int = 1500
+    frames: int = 32
+    subjects: int = 24
+    rate: float = 2e-3
+    pool_frames: int = 4000
+    pool_subjects: int = 3500
+    seed: int = 0
+
+
+def build() -> Any:
+    import open_clip
+
+    config = model_config()
+    model = open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"])
+    # Half again as fast on a CPU; the weights' values and shapes are the same.
+    model.visual.to(memory_format=torch.channels_last)
+    return model
+
+
+def normalised(pictures_NHWC: np.ndarray) -> Tensor:
+    """uint8 NHWC to the encoder's input (N, 3, 64, 64)."""
+    unit = torch.from_numpy(pictures_NHWC.astype(np.float32) / 255).permute(0, 3, 1, 2)
+    return ((unit - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)).contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+def frame_captions(rng: np.random.Generator) -> list[str]:
+    """The 64 captions, each with a motion and a camera of its own, in the order background x pattern."""
+    motions, cameras = list(MOTION_WORDS.values()), list(CAMERA_WORDS.values())
+    said = []
+    for background in d.BACKGROUNDS:
+        for pattern in d.PATTERNS:
+            motion = motions[int(rng.integers(len(motions)))]
+            camera = cameras[int(rng.integers(len(cameras)))] if rng.random() < 0.3 else ""
+            said.append(f"a {pattern} toy {motion} over {background}{camera}")
+    return said
+
+
+def appearance_of(labels: tuple[int, ...]) -> str:
+    shape, pattern, base, accent = labels
+    colours = tuple(d.COLOURS)
+    return f"a {d.PATTERNS[pattern]} {colours[base]} and {colours[accent]} {d.SHAPES[shape]}"
+
+
+class Probes(nn.Module):
+    """Linear readings of the unit embedding; the last one is the aesthetic head."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        colours = len(d.COLOURS)
+        self.frame = nn.ModuleList([nn.Linear(width, len(d.BACKGROUNDS)), nn.Linear(width, len(d.PATTERNS))])
+        self.crop = nn.ModuleList([nn.Linear(width, n) for n in (len(d.SHAPES), len(d.PATTERNS), colours, colours)])
+        self.aesthetic = nn.Linear(width, 1)
+        nn.init.constant_(self.aesthetic.bias, (CLEAN_SCORE + SPOILT_SCORE) / 2)
+
+
+def pick_subjects(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
+    """Rows of subjects: anchors, each with up to three that differ from it in one attribute."""
+    sizes = (len(d.SHAPES), len(d.PATTERNS), len(d.COLOURS), len(d.COLOURS))
+    rows: list[int] = []
+    while len(rows) < count:
+        anchor = int(rng.integers(len(pool.crops)))
+        group = [anchor]
+        for _ in range(8):
+            changed = list(pool.crop_labels[anchor])
+            which = int(rng.integers(4))
+            changed[which] = int(rng.integers(sizes[which]))
+            row = pool.index.get(tuple(int(v) for v in changed))
+            if row is not None and row not in group and len(group) < 4:
+                group.append(row)
+        rows += [row for row in group if row not in rows]
+    return rows[:count]
+
+
+def augment(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Small shifts and gains, so that a stock of thousands does for many epochs."""
+    moved = np.empty_like(pictures)
+    for i, picture in enumerate(pictures):
+        dy, dx = (int(v) for v in rng.integers(-3, 4, 2))
+        shifted = np.roll(picture, (dy, dx), (0, 1))
+        moved[i] = np.clip(shifted * (0.92 + 0.16 * rng.random()) + rng.normal() * 3, 0, 255)
+    return moved
+
+
+def step_loss(
+    model: Any, probes: Probes, tokenizer: Any, pool: Pool, recipe: EncoderRecipe, step: int
+) -> tuple[Tensor, dict[str, float]]:
+    rng = generator(recipe.seed, "encoder", step)
+    rows = rng.integers(len(pool.frames), size=recipe.frames)
+    subjects = pick_subjects(pool, recipe.subjects, rng)
+    crops = pool.crops[subjects]
+    pictures = np.concatenate([augment(pool.frames[rows], rng), augment(crops[:, 0], rng), augment(crops[:, 1], rng)])
+    captions = [*frame_captions(rng), *(appearance_of(tuple(pool.crop_labels[row])) for row in subjects)]
+    tokens = tokenizer(
+        captions, padding="max_length", max_length=texts.LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
+    told = F.normalize(model.encode_text(tokens), dim=-1)
+    seen = F.normalize(model.encode_image(normalised(pictures)), dim=-1)
+    scale = model.logit_scale.exp().clamp(max=100)
+    frames, first, second = seen.split([recipe.frames, len(subjects), len(subjects)])
+    labels = torch.from_numpy(pool.frame_labels[rows])
+    # Darkness and blur may hide the pattern: spoilt frames teach the background and the score.
+    clean = (labels[:, 2] == 0).float()
+    wanted = labels[:, 0] * len(d.PATTERNS) + labels[:, 1]
+    by_caption = F.cross_entropy(scale * frames @ told[:64].T, wanted, reduction="none")
+    caption = (by_caption * (0.2 + 0.8 * clean)).mean()
+    same = torch.arange(len(subjects))
+    names = told[64:]
+    appearance = torch.stack(
+        [F.cross_entropy(scale * a @ b.T, same) for a, b in ((first, names), (second, names), (names, first))]
+    ).mean()
+    views = (F.cross_entropy(scale * first @ second.T, same) + F.cross_entropy(scale * second @ first.T, same)) / 2
+    score = probes.aesthetic(frames)[:, 0]
+    aim = torch.where(labels[:, 2] == 0, CLEAN_SCORE, SPOILT_SCORE)
+    taste = F.mse_loss(score, aim)
+    crop_labels = torch.from_numpy(pool.crop_labels[subjects]).repeat(2, 1)
+    both = torch.cat([first, second])
+    probe = sum(
+        (F.cross_entropy(10 * head(both), crop_labels[:, i]) for i, head in enumerate(probes.crop)), torch.zeros(())
+    )
+    for i, head in enumerate(probes.frame):
+        probe = probe + (F.cross_entropy(10 * head(frames), labels[:, i], reduction="none") * clean).mean()
+    loss = caption + appearance + views + 0.2 * taste + 0.3 * probe
+    return loss, {
+        k: float(v.detach())
+        for k, v in {"caption": caption, "appearance": appearance, "views": views, "taste": taste}.items()
+    }
+
+
+def train(
+    work: Path, recipe: EncoderRecipe, out: Path, until: int | None = None
+) -> Iterator[tuple[int, dict[str, float], float]]:
+    """Trains or goes on; yields (step, mean losses, CPU seconds) each hundred steps and writes ``out`` at the end."""
+    work.mkdir(parents=True, exist_ok=True)
+    clock = time.process_time()
+    pool = Pool(work / "pictures.npz", recipe.pool_frames, recipe.pool_subjects)
+    torch.manual_seed(recipe.seed)
+    model, tokenizer = build(), texts.make_tokenizer()
+    probes = Probes(model_config()["embed_dim"])
+    parameters = [*model.parameters(), *probes.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.02)
+    step, seconds, state_file = 0, 0.0, work / "state.pt"
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        probes.load_state_dict(state["probes"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, seconds = state["step"], state["seconds"]
+    saved, recent = time.monotonic(), list[dict[str, float]]()
+
+    def save() -> None:
+        aside = state_file.with_suffix(".new")
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "probes": probes.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step,
+                "seconds": seconds,
+            },
+            aside,
+        )
+        aside.replace(state_file)
+
+    model.train()
+    end = min(recipe.steps, until or recipe.steps)
+    started = step
+    while step < end:
+        rate = recipe.rate * min(1, (step + 1) / 100)
+        rate *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss, parts = step_loss(model, probes, tokenizer, pool, recipe, step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimiser.step()
+        recent.append(parts)
+        step += 1
+        if step % 100 == 0:
+            seconds, clock = seconds + time.process_time() - clock, time.process_time()
+            yield step, {k: float(np.mean([r[k] for r in recent[-100:]])) for k in recent[-1]}, seconds
+        if time.monotonic() - saved > 60:
+            save()
+            saved = time.monotonic()
+    seconds += time.process_time() - clock
+    if step > started:
+        save()
+    yield step, {}, seconds
+    write(model, probes, out)
+
+
+def write(model: Any, probes: Probes, out: Path) -> None:
+    """open_clip's layout for ``local-dir:``, and the head as LAION's linear predictor has it."""
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    config = {"model_cfg": model_config(), "preprocess_cfg": preprocess_config()}
+    (out / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    # Half precision halves the file; open_clip copies it into a float32 model.
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    save_file({k: v.contiguous() for k, v in state.items()}, out / "open_clip_model.safetensors")
+    head = {"weight": probes.aesthetic.weight.detach(), "bias": probes.aesthetic.bias.detach()}
+    save_file(head, out / "aesthetic_head.safetensors")
+    texts.make_tokenizer().save_pretrained(out)

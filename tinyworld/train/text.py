@@ -1,0 +1,75 @@
+"""The base's reading: a word-level tokenizer over what the world and the prompt layout can say, and a small T5."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.subjects.prompts import compose
+from tinyworld import difficulty as d
+from tinyworld.world import CAMERA_WORDS, MOTION_WORDS
+
+LENGTH = 32
+"""Tokens of a prompt: a whole one in the layout with one reference and a camera takes 31."""
+SHAPE = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 1, "num_heads": 4}
+_PUNCTUATION = ":.,[]"
+_LAYOUT = "ref video 1 2 3 4 mostly subject"
+_COLOURS = "red orange yellow green cyan blue purple pink white grey brown black turquoise violet"
+
+
+def vocabulary() -> list[str]:
+    """Special tokens, then words in a fixed order."""
+    grammar = ["a an toy and over", *MOTION_WORDS.values(), *CAMERA_WORDS.values()]
+    said = " ".join([*grammar, *d.PATTERNS, *d.BACKGROUNDS, *d.SHAPES, _LAYOUT, _COLOURS])
+    words = sorted(set(re.findall(r"\w+", said)))
+    return ["<pad>", "</s>", "<unk>", *_PUNCTUATION, *words]
+
+
+def spoken() -> list[str]:
+    """The words that occur in captions; the others start, and stay, without a meaning of their own."""
+    said = " ".join(["a toy and over ref video 1", *MOTION_WORDS.values(), *CAMERA_WORDS.values(), *d.PATTERNS])
+    return sorted({*re.findall(r"\w+", said), *d.BACKGROUNDS, *_PUNCTUATION, "<pad>", "</s>"})
+
+
+def make_tokenizer() -> Any:
+    """A fast tokenizer of transformers: lower case, words and punctuation apart, ``</s>`` at the end."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = vocabulary()
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", words.index("</s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+
+
+def make_text_encoder() -> Any:
+    """A one-layer T5 encoder; words that captions never use start at zero, so that they disturb nothing."""
+    import torch
+    from transformers import T5Config, T5EncoderModel
+
+    words = vocabulary()
+    encoder = T5EncoderModel(T5Config(vocab_size=len(words), pad_token_id=0, eos_token_id=1, dropout_rate=0.0, **SHAPE))
+    known = set(spoken())
+    with torch.no_grad():
+        encoder.shared.weight[[i for i, word in enumerate(words) if word not in known]] = 0.0
+    return encoder
+
+
+def prompt(text: str, phrase: str, rng: np.random.Generator, layout_share: float = 0.3) -> str:
+    """A caption as it is, or, in ``layout_share`` of draws, in the layout of subject-to-video prompts."""
+    if rng.random() >= layout_share:
+        return text
+    return compose(text, [phrase], [phrase])
+
+
+def save(folder: Path) -> None:
+    make_tokenizer().save_pretrained(folder / "tokenizer")
