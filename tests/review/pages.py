@@ -109,7 +109,7 @@ class ReviewAsserter:
 
     def be_done(self, text: str) -> None:
         expect(self.review.page.locator("#done")).to_be_visible(timeout=STEP_MS)
-        expect(self.review.page.locator("#done")).to_contain_text(text)
+        expect(self.review.page.locator("#done")).to_contain_text(text, timeout=STEP_MS)
 
     def ask_second_question(self, asked: bool = True) -> None:
         row = self.review.page.locator('[data-row="second"]')
