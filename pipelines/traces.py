@@ -8,7 +8,7 @@ these are in, and the preference pairs made from those.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -116,21 +116,29 @@ class Commits:
         return pads.dataset(names, filesystem=self.store.fs, format="parquet") if names else None
 
 
-def find_video(commits: Commits, what: str) -> Video:
-    """The one video that ``what`` names: its id, its URI, or the end of its path below the source.
+def find_video(commits: Commits, what: str, known: Iterable[Video] = ()) -> Video:
+    """The one video that ``what`` names: its id, its URI, or the end of its path below the source; of all that were ever
+    committed, and of those ``known`` besides.
 
     Raises ``StageError`` where there is none, or where several paths end so: whom to take down is nothing to guess.
     """
     exact: dict[str, Video] = {}
     ending: dict[str, Video] = {}
+    end = f"/{what.lstrip('/')}"
+
+    def meet(video: Video) -> None:
+        if what in (video.video_id, video.uri):
+            exact.setdefault(video.video_id, video)
+        elif f"/{video.path}".endswith(end):
+            ending.setdefault(video.video_id, video)
+
     for _, _, dataset in commits.tables("sources", "videos"):
         names = (pc.field("video_id") == what) | (pc.field("uri") == what) | (pc.field("path") == what)
-        ends = pc.ends_with(pc.field("path"), f"/{what.lstrip('/')}")
-        table = dataset.to_table(columns=["video_id", "uri", "path"], filter=names | ends)
-        for row in table.to_pylist():
-            video = Video(**row)
-            found = exact if what in (video.video_id, video.uri) else ending
-            found.setdefault(video.video_id, video)
+        chosen = names | pc.ends_with(pc.field("path"), end)
+        for row in dataset.to_table(columns=["video_id", "uri", "path"], filter=chosen).to_pylist():
+            meet(Video(**row))
+    for video in known:
+        meet(video)
     candidates = list((exact or ending).values())
     if len(candidates) == 1:
         return candidates[0]

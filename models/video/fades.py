@@ -8,7 +8,6 @@ from models.video.thumbs import Thumb, change, correlation
 
 _LOOK_S = 1.0  # how far from the plain stretch a fade may have its full picture
 _FULL = 0.9  # of the largest contrast within that time: from there on the picture counts as full
-
 _GLIMPSE_S = 0.25  # a plain stretch goes on after a picture this short: a fade's noise at the threshold
 
 
@@ -54,10 +53,8 @@ class FadeFinder:
     def frame(self, thumb: Thumb) -> list[Fade]:
         found: list[Fade] = []
         if thumb.contrast < self.params.flat_spread:
-            if (
-                self._after and self._plain and thumb.time_s - self._plain[1].time_s > _GLIMPSE_S
-            ):  # what was seen settles the stretch before
-                found = self._settle()
+            if self._plain and self._after and thumb.time_s - self._plain[1].time_s > _GLIMPSE_S:
+                found = self._settle()  # what was seen since was a shot
             self._after = []
             if self._plain is None:
                 self._before, self._fullest = self._fullest, []

@@ -16,7 +16,7 @@ from pipelines.cli.review_commands import DatabaseUrl
 
 if TYPE_CHECKING:
     from pipelines.dag.takedowns import Entry
-    from pipelines.traces import Shown, Trace, Traces, Video
+    from pipelines.traces import Shown, Trace, Traces
 
 
 def remove(
@@ -35,13 +35,13 @@ def remove(
     from pipelines.config import Config, Settings
     from pipelines.dag.store import Store
     from pipelines.dag.takedowns import record, taken_down
-    from pipelines.traces import Commits, find_video, shown_to_people, trace
+    from pipelines.traces import Commits, Video, find_video, shown_to_people, trace
 
     settings = Settings.model_validate({"store": store or Settings().store, "review": {"database": database}})
     opened = Store(settings.store, create=False)
     commits = Commits(opened)
     before = taken_down(opened)
-    found = _known(before, video) or find_video(commits, video)
+    found = find_video(commits, video, [Video(e.video_id, e.uri, e.path) for e in before.values()])
     traces = trace(commits, found)
     shown = shown_to_people(Config(settings, {}).review_database, traces.identities)
     entry = before.get(found.video_id)
@@ -53,16 +53,6 @@ def remove(
         print(json.dumps(_as_dict(traces, shown, entry, dry_run, undo), indent=1, ensure_ascii=False))
         return
     _tell(Console(highlight=False, soft_wrap=True), traces, shown, entry, dry_run, undo)
-
-
-def _known(before: dict[str, Entry], what: str) -> Video | None:
-    """A video that was taken down already, which no current table may know any more."""
-    from pipelines.traces import Video
-
-    for entry in before.values():
-        if what in (entry.video_id, entry.uri, entry.path):
-            return Video(entry.video_id, entry.uri, entry.path)
-    return None
 
 
 def _as_dict(traces: Traces, shown: Sequence[Shown], entry: Entry | None, dry_run: bool, undo: bool) -> dict[str, Any]:
@@ -128,6 +118,7 @@ def _tell(
 
 def _tell_artifact(console: Console, artifact: Trace) -> None:
     what = {"rows": f"{artifact.count} rows", "files": f"{artifact.count} files", "made from it": "made from it"}
-    console.print(f"  {artifact.node}.{artifact.output:20s} {what[artifact.how]:14s} {escape(artifact.uri)}")
+    name = f"{artifact.node}.{artifact.output}"
+    console.print(f"  {name:28s} {what[artifact.how]:14s} {escape(artifact.uri)}")
     for uri in artifact.files:
         console.print(f"      {escape(uri)}")

@@ -131,7 +131,7 @@ def _files(connection: duckdb.DuckDBPyConnection, tables: Tables) -> Level:
         "count(*) FILTER (media_type = 'video') FROM videos WHERE status = 'ok'"
     ).fetchall()[0]
     bad = connection.execute(
-        "SELECT coalesce(error_type, status), count(*) FROM videos WHERE status <> 'ok' GROUP BY 1 ORDER BY 2 DESC, 1"
+        "SELECT coalesce(error_type, status), count(*) FROM videos WHERE status = 'failed' GROUP BY 1 ORDER BY 2 DESC, 1"
     ).fetchall()
     losses = [Loss(f"unreadable: {reason}", records, None) for reason, records in bad]
     name = f"readable files, {videos:,} videos and {photos:,} photographs"

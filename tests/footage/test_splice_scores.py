@@ -77,3 +77,23 @@ def test_on_real_footage_no_worse_than_either_peer(footage: Path) -> None:
 def test_single_shots_with_held_frames_and_a_hand_held_camera_stay_whole(footage: Path) -> None:
     for name in ("cogvideo/horse.mp4", "moviepy/fire2.mp4", "moviepy/doc_example2.mp4"):
         assert detect(footage / name, peers=False).frames[OURS] == [], name
+
+
+def test_the_page_gets_the_figures_that_were_counted(films, tmp_path: Path) -> None:
+    from benchmarks.shot_tables import BEGIN, END, put_into_page
+
+    counted = score([(films[0].path, films[0].truths, films[0].traps)], peers=False)
+    part = {"boundaries": 10, "minutes": 0.5, "videos": 1, "made_of": {"cut": 4}, **counted}
+    found = {"spliced": {"held-out": part, "tuning": part}, "real": part, "single_shots": part,
+             "cost": {"frames": 9, "cpu_ms_per_frame": {OURS: 0.123}}}  # fmt: skip
+    page = tmp_path / "shots.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    put_into_page(found, page)
+    text = page.read_text()
+    hard = counted["detectors"][OURS]["hard"]["2 frames"]
+    assert f"**{hard['f1']:.3f}** ({hard['hit']}, {hard['missed']}, {hard['false']})" in text
+    assert f"{OURS} 0.123" in text
+    assert (text.startswith("before\n"), text.endswith("\nafter\n"), "old" in text) == (True, True, False)
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="needs the lines"):
+        put_into_page(found, page)
