@@ -103,6 +103,13 @@ class TableSchema:
             base = base.append_column(name, column)
         return self.validate(base)
 
+    def complete(self, table: pa.Table) -> pa.Table:
+        """A validated table; nullable columns that ``table`` lacks become null."""
+        for field in self.fields:
+            if field.nullable and field.name not in table.column_names:
+                table = table.append_column(field.arrow(), pa.nulls(table.num_rows, field.type))
+        return self.validate(table)
+
     def validate(self, table: pa.Table) -> pa.Table:
         """The table with this schema's column order, types and metadata.
 

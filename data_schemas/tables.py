@@ -403,7 +403,7 @@ METRICS = TableSchema(
 
 LEDGER = TableSchema(
     "ledger",
-    "1.0",
+    "1.1",
     ("record_id", "stage"),
     (
         Field(
@@ -414,6 +414,9 @@ LEDGER = TableSchema(
         Field("status", STR, "accepted, rejected, failed or in_review", nullable=False),
         Field("reason", STR, "why it was rejected, e.g. the rule's name"),
         *_ERROR,
+        Field(
+            "note", STR, "how it was done where there was a choice, e.g. which library read its frames", telemetry=True
+        ),
         Field("attempts", I32, "how often it was tried", telemetry=True),
         Field("seconds", F64, "time spent on it", "s", telemetry=True),
     ),

@@ -32,7 +32,18 @@ from stages.contract import StageError
 
 PROBES = 400  # headers read, about 10 ms each: enough that they add a tenth of the sample's own error
 PHOTOGRAPHS = 3
-MEASURED = ("ingest", "analyze", "preselect", "caption", "embed", "clips", "select", "dedupe", "export")
+MEASURED = (
+    "ingest",
+    "analyze",
+    "preselect",
+    "caption",
+    "embed",
+    "score_keyframes",
+    "clips",
+    "select",
+    "dedupe",
+    "export",
+)
 UNKNOWN = (
     "Core hours are CPU time of one worker on this machine; another processor changes them in proportion.",
     "A sample sees few copies and no quotas, and nobody rejects its clips: export is the most it can be.",

@@ -291,6 +291,10 @@ class Context(Protocol):
         """The absolute URI of an input artifact."""
         ...
 
+    def digest(self, name: str) -> tuple[str, int | None]:
+        """Digest of an input as committed (a table's leaves telemetry out), and its rows, None for a folder of files."""
+        ...
+
     def write(self, name: str, table: pa.Table | Iterable[pa.Table]) -> None:
         """Validate and write rows of an output table; may be called many times."""
         ...

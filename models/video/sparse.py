@@ -27,6 +27,9 @@ class Reading:
     reader: Literal["decord", "pyav"]
     why: str | None = None
 
+    def __str__(self) -> str:
+        return f"read by {self.reader}" + (f": {self.why}" if self.why else "")
+
 
 def frames_at(
     path: str | Path,

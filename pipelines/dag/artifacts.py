@@ -92,7 +92,10 @@ def latest_manifest(store: Store, node: str) -> Manifest | None:
 
 
 def open_table(store: Store, path: str, schema: TableSchema) -> pads.Dataset:
-    """A committed table as a dataset; refuses another table, another major version, or a missing column."""
+    """A committed table as a dataset; refuses another table, another major version, or a missing column.
+
+    Columns that came with a later minor version are null in a table of an earlier one.
+    """
     where = store.uri_of(path)
     names = [f"{store.full(path)}/{name}" for name in store.names(path) if name.endswith(".parquet")]
     if not names:
@@ -102,6 +105,9 @@ def open_table(store: Store, path: str, schema: TableSchema) -> pads.Dataset:
     try:
         dataset = pads.dataset(names, filesystem=store.fs, format="parquet")
         schema.check_readable(dataset.schema, where)
+        later = [field for field in schema.arrow if field.name not in dataset.schema.names]
+        if later:
+            dataset = dataset.replace_schema(pa.schema([*dataset.schema, *later], dataset.schema.metadata))
     except SchemaError as error:
         raise StageError(str(error)) from error
     except (pa.ArrowInvalid, OSError) as error:

@@ -101,6 +101,10 @@ class StageContext:
     def uri(self, name: str) -> str:
         return self.store.uri_of(self._input(name).path)
 
+    def digest(self, name: str) -> tuple[str, int | None]:
+        committed = self._input(name)
+        return committed.digest, committed.rows
+
     # -- places ------------------------------------------------------------------------------------------------
 
     @property
@@ -159,7 +163,7 @@ class StageContext:
 
     def ledger(self, rows: pa.Table | Sequence[Mapping[str, object]]) -> None:
         if isinstance(rows, pa.Table):
-            table = LEDGER.validate(rows)
+            table = LEDGER.complete(rows)
         else:
             table = LEDGER.table([{"stage": self.name, "attempts": 1, **row} for row in rows])
         self._ledger.add(table)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_schemas.ids import clip_id
-from data_schemas.tables import CLIPS, KEYFRAMES, LEDGER, VIDEOS
+from data_schemas.tables import CLIPS, KEYFRAMES, VIDEOS
 from stages.contract import Context, Group, Keys
 from stages.curation.analyze_worker import FACTS, FAILED, SHOTS, TABLES, Outcome, failed_group, scorer_group
 from stages.curation.analyze_worker import KEYFRAMES as KEYFRAME_GROUP
@@ -224,7 +224,7 @@ def _write_ledger(ctx: Context, db: DuckDBPyConnection, scorers: Mapping[str, ty
         from videos v left join failed x on x.sha256 = v.sha256 left join spent p on p.video_id = v.video_id
         """
     ).to_arrow_table()
-    ctx.ledger(LEDGER.validate(rows))
+    ctx.ledger(rows)
     for name in scorers:
         scorer = f"{stage}: {name}".replace("'", "''")
         rows = db.sql(
@@ -236,7 +236,7 @@ def _write_ledger(ctx: Context, db: DuckDBPyConnection, scorers: Mapping[str, ty
             """
         ).to_arrow_table()
         if rows.num_rows:
-            ctx.ledger(LEDGER.validate(rows))
+            ctx.ledger(rows)
 
 
 # -- what is recorded ------------------------------------------------------------------------------------------------

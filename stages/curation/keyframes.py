@@ -59,7 +59,7 @@ def index_frames(dataset: pads.Dataset, wanted: pa.Array | pa.ChunkedArray) -> F
     parts: list[pa.Table] = []
     row = 0
     for number, piece in enumerate(pieces):
-        count = piece.count_rows()
+        count = _rows(piece)
         mask = here.slice(row, count)
         row += count
         if pc.any(mask).as_py():
@@ -69,6 +69,13 @@ def index_frames(dataset: pads.Dataset, wanted: pa.Array | pa.ChunkedArray) -> F
     frames = pa.concat_tables(parts).sort_by([("clip_id", "ascending"), ("position", "ascending")])
     del parts
     return FrameIndex(tuple(pieces), _keys(frames))
+
+
+def _rows(piece: pads.Fragment) -> int:
+    """Rows of one piece. ``count_rows`` of a fragment with some row groups counts those of the whole file (pyarrow 25)."""
+    if isinstance(piece, pads.ParquetFileFragment):
+        return sum(group.num_rows for group in piece.row_groups)
+    return int(piece.count_rows())
 
 
 def _digests(piece: pads.Fragment, schema: pa.Schema, mask: pa.BooleanArray, number: int) -> pa.Table:

@@ -22,7 +22,7 @@ def ledger_table(
     """A validated ledger table. ``status`` is one word for all rows or a column; absent columns are null."""
     rows = len(record_id)
     nothing = pa.nulls(rows, pa.string())
-    return LEDGER.validate(
+    return LEDGER.complete(
         pa.table(
             {
                 "record_id": record_id,
@@ -30,10 +30,7 @@ def ledger_table(
                 "stage": pa.repeat(stage, rows),
                 "status": pa.repeat(status, rows) if isinstance(status, str) else status,
                 "reason": nothing if reason is None else reason,
-                "error_type": nothing,
-                "error_message": nothing,
                 "attempts": pa.repeat(pa.scalar(1, pa.int32()), rows),
-                "seconds": pa.nulls(rows, pa.float64()),
             }
         )
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -119,24 +118,11 @@ def _judgement(ctx: Context) -> dict[str, Any]:
 
 
 def provenance(ctx: Context) -> list[tuple[str, str]]:
-    """What a reader needs to find the same data again: run, fingerprint, and a digest and size of each input."""
+    """What a reader needs to find the same data again: run, fingerprint, and the digest of each input."""
     facts = [("run", ctx.run_id), ("report fingerprint", ctx.fingerprint[:16]), ("seed", str(ctx.seed))]
-    for name, artifact in report.inputs.items():
-        if not ctx.has(name):
-            continue
-        if isinstance(artifact, Table):
-            keys = ctx.dataset(name).to_table(columns=list(artifact.schema.key))
-            lines = sorted(repr(tuple(row.values())) for row in keys.to_pylist())
-            digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-            facts.append((name, f"{keys.num_rows:,} rows, keys {digest}"))
-        else:
-            files = sorted(p for p in ctx.path(name).rglob("*") if p.is_file())
-            told = hashlib.sha256()
-            for file in files:
-                told.update(str(file.relative_to(ctx.path(name))).encode() + b"\0")
-                with file.open("rb") as handle:
-                    told.update(hashlib.file_digest(handle, "sha256").digest())
-            facts.append((name, f"{len(files):,} files, content {told.hexdigest()[:12]}"))
+    for name in filter(ctx.has, report.inputs):
+        digest, rows = ctx.digest(name)
+        facts.append((name, f"digest {digest[:16]}" + ("" if rows is None else f", {rows:,} rows")))
     return facts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -67,7 +68,7 @@ class Finder:
         self.grounder, self.segmenter, self.encoder = EmbeddedGrounder(), GrabCutSegmenter(), ClosedFormEncoder()
 
     def __call__(self, payload: Payload) -> Mapping[str, Any]:
-        frames, times, at = read(payload)
+        frames, times, at, reader = read(payload)
         phrases = [payload.phrase] if payload.phrase else []
         rows: list[dict[str, object]] = []
         reasons: list[str] = []
@@ -83,7 +84,7 @@ class Finder:
             for rank, region in enumerate(kept):
                 rows.append(self._row(frames[index], region, times[index], rank))
         table = pa.Table.from_pylist(rows, schema=FOUND)
-        return {"found": packed(table), "reason": "" if rows else most_common(reasons)}
+        return {"found": packed(table), "reason": "" if rows else most_common(reasons), "reader": reader}
 
     def _row(self, frame: U8, region: Region, time_s: float, rank: int) -> dict[str, object]:
         import numpy as np
@@ -110,22 +111,29 @@ class Finder:
         }
 
 
-def read(payload: Payload) -> tuple[U8, list[float], list[int]]:
-    """Frames, their instants, and the indices of those in which subjects are looked for."""
+def read(payload: Payload) -> tuple[U8, list[float], list[int], str]:
+    """Frames, their instants, the indices of those in which subjects are looked for, and what read them, for the ledger."""
     import numpy as np
 
-    from models.subjects.frames import clip_frames, picture
+    from models.subjects.frames import picture
+    from models.video.reader import UndecodableError
+    from models.video.sparse import Reading, frames_at
     from stages.subjects.locate import read_uri
 
     if payload.origin == "photo":
         name = payload.where.rsplit("/", 1)[-1]
-        return picture(read_uri(payload.where), name)[None], [0.0], [0]
+        return picture(read_uri(payload.where), name)[None], [0.0], [0], ""
     targets = [p * payload.duration_s for p in payload.positions]
     wanted = {float(t) for t in np.linspace(0.0, payload.duration_s, SPREAD)}
     for target in targets:
         wanted |= {max(0.0, target - NEIGHBOUR_S), target, target + NEIGHBOUR_S}
-    frames, times = clip_frames(payload.where, sorted(wanted))
-    return frames, times, sorted({int(np.abs(np.asarray(times) - t).argmin()) for t in targets})
+    times = sorted(wanted)
+    readings: list[Reading] = []
+    try:
+        frames = np.stack(frames_at(payload.where, times, on_reading=readings.append))
+    except UndecodableError as error:
+        raise ValueError(f"{Path(payload.where).name} cannot be decoded: {error}") from error
+    return frames, times, sorted({times.index(t) for t in targets}), str(readings[0])
 
 
 def judge(regions: Sequence[Region], size: tuple[int, int], rules: Rules) -> tuple[list[Region], list[str]]:

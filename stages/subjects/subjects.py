@@ -63,7 +63,7 @@ def subjects(ctx: Context, params: SubjectParams) -> None:
     )
     recipe = ctx.recipe(
         "find",
-        "1",
+        "2",
         {
             "grounder": GROUNDER,
             "segmenter": SEGMENTER,
@@ -140,6 +140,7 @@ def _settle(ctx: Context, work: Work, records: list[tuple[Item, dict[str, Any]]]
                 "video_id": about["video_id"],
                 "status": "accepted" if found else "rejected",
                 "reason": None if found else row["reason"],
+                "note": row["reader"] or None,
                 "seconds": work.seconds.get(row["record_id"]),
             }
         )

@@ -13,6 +13,7 @@ import pytest
 from data_schemas.tables import DEDUPE, SUBJECTS, SUBSET, VIDEOS
 from models.subjects.frames import clip_frames, frames_per_second, picture
 from models.subjects.prompts import parse
+from models.video.encode import write_video
 from stages.contract import NotEnoughRows
 from stages.subjects import subjects as module
 from stages.subjects.pairs import PairParams, pairs
@@ -64,8 +65,10 @@ def world(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     media = tmp / "media"
     media.mkdir()
     subset = []
+    shutil.copy(footage / "cogvideo" / "horse.mp4", media / "horse.mp4")
+    frames, times = clip_frames(footage / "cogvideo" / "kitten.mp4")
+    write_video(frames, frames_per_second(times), media / "kitten.mp4")
     for name in ("horse", "kitten"):
-        shutil.copy(footage / "cogvideo" / f"{name}.mp4", media / f"{name}.mp4")
         subset.append(clip_row(media / f"{name}.mp4", name, CAPTIONS[name]))
     shutil.copy(media / "kitten.mp4", media / "again.mp4")
     subset.append({**clip_row(media / "again.mp4", "again", CAPTIONS["kitten"])})
@@ -216,3 +219,10 @@ def test_impossible_parameters_are_refused() -> None:
         SubjectParams(min_area=0.5, max_area=0.4)
     with pytest.raises(ValueError, match="lower"):
         PairParams(lower=0.9, upper=0.8)
+
+
+def test_the_ledger_says_what_read_the_frames_of_each_clip(world: dict[str, object]) -> None:
+    notes = {r["record_id"]: r["note"] for r in world["ledger"]}  # type: ignore[attr-defined]
+    assert notes["horse"] == "read by pyav: decord is trusted with this project's own clips only"
+    assert notes["kitten"] == "read by decord"
+    assert notes["photo-cat-00"] is None

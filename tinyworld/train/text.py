@@ -64,6 +64,52 @@ def make_text_encoder() -> Any:
     return encoder
 
 
+TAUGHT = 400
+"""Steps of ``teach``, of 64 prompts each."""
+
+
+def teach(encoder: Any, tokenizer: Any, seed: int, steps: int = TAUGHT) -> list[float]:
+    """Train ``encoder`` to spread what a prompt says over all of its tokens; returns the losses.
+
+    From every token alone, padding included, linear heads must tell pattern, motion, background and camera. Real bases read
+    with an encoder that was trained on text before; one that starts raw leaves a motion in the one token that names it, where
+    a small transformer, which attends to 140 tokens, did not find it in 2,500 steps.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    options = (d.PATTERNS, d.MOTIONS, d.BACKGROUNDS, tuple(CAMERA_WORDS))
+    draws = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        heads = torch.nn.ModuleList(torch.nn.Linear(SHAPE["d_model"], len(each)) for each in options)
+    parameters = [p.requires_grad_(True) for module in (encoder, heads) for p in module.parameters()]
+    optimiser, losses = torch.optim.Adam(parameters, lr=3e-3), []
+    for step in range(steps):
+        said = torch.stack([torch.randint(len(each), (64,), generator=draws) for each in options])
+        rng = np.random.default_rng([seed, step])
+        prompts = []
+        for row in said.T.tolist():
+            pattern, motion, background, camera = (each[i] for each, i in zip(options, row, strict=True))
+            phrase = f"a {pattern} toy"
+            text = f"{phrase} {MOTION_WORDS[motion]} over {background}{CAMERA_WORDS[camera]}"
+            prompts.append(prompt(text, phrase, rng))
+        ids = tokenizer(
+            prompts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+        ).input_ids
+        states_BLD = encoder(ids)[0]
+        told = zip(heads, said, strict=True)
+        loss = torch.stack(
+            [cross_entropy(head(states_BLD).flatten(0, 1), true.repeat_interleave(LENGTH)) for head, true in told]
+        ).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    encoder.requires_grad_(False)
+    return losses
+
+
 def prompt(text: str, phrase: str, rng: np.random.Generator, layout_share: float = 0.3) -> str:
     """A caption as it is, or, in ``layout_share`` of draws, in the layout of subject-to-video prompts."""
     if rng.random() >= layout_share:
