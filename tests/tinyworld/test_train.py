@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tinyworld.train  # noqa: F401  makes diffusers importable
 from models.backbones.linear_codec import LinearVideoCodec
 from tinyworld.train import base, codec, text
+from tinyworld.train.encoder import close_up
 from tinyworld.train.pictures import DEFECTS, Pool, cut, picture_of
 from tinyworld.train.scenes import any_scene, render
 from tinyworld.train.stock import Stock
@@ -77,13 +81,47 @@ def test_words_that_captions_never_use_start_without_meaning() -> None:
     assert float(weights[words.index("striped")].detach().abs().max()) > 0.0
 
 
+def test_a_taught_reader_says_the_motion_at_every_token_of_a_prompt() -> None:
+    torch.set_num_threads(1)
+    tokenizer, encoder = text.make_tokenizer(), text.make_text_encoder()
+    captions = [f"a striped toy {said} over grass" for said in ("moves left", "spins around")]
+    tokens = tokenizer(captions, padding="max_length", max_length=text.LENGTH, return_tensors="pt").input_ids
+
+    def apart() -> float:
+        with torch.no_grad():
+            one, two = torch.nn.functional.normalize(encoder(tokens)[0], dim=-1)
+        return float((one - two).norm(dim=-1).min())
+
+    before = apart()
+    losses = text.teach(encoder, tokenizer, seed=0, steps=60)
+    assert losses[-1] < losses[0] / 2
+    assert apart() > max(0.2, 2 * before)
+
+
+@given(box=st.tuples(*[st.floats(0, 1)] * 4), nearness=st.floats(0, 1), seed=st.integers(0, 2**31))
+def test_a_close_up_holds_the_subject(box: tuple[float, ...], nearness: float, seed: int) -> None:
+    left, right = sorted((box[0], box[2]))
+    top, bottom = sorted((box[1], box[3]))
+    hypothesis.assume(right - left > 0.05)
+    hypothesis.assume(bottom - top > 0.05)
+    picture = np.zeros((128, 128, 3), np.uint8)
+    inside = np.s_[round(top * 128) : round(bottom * 128), round(left * 128) : round(right * 128)]
+    picture[inside] = 255
+    shown = close_up(picture, np.array([left, top, right, bottom]), nearness, np.random.default_rng(seed))
+    assert shown.shape == (64, 64, 3)
+    scale = shown.astype(float).sum() / picture.astype(float).sum()
+    window = 64 / np.sqrt(scale)  # the subject is whole when nothing of its area is lost
+    expected = 128 ** (1 - nearness) * min(128, 1.2 * 128 * max(right - left, bottom - top)) ** nearness
+    assert window == pytest.approx(max(8, expected), rel=0.2)
+
+
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
     return Stock(tmp_path_factory.mktemp("stock") / "clips.npz", 12)
 
 
 def recipe(steps: int) -> base.BaseRecipe:
-    return base.BaseRecipe(steps=steps, batch=2, warmup=2)
+    return base.BaseRecipe(steps=steps, batch=2, warmup=2, taught=2)
 
 
 def test_a_resumed_run_equals_an_unbroken_one(small_codec: LinearVideoCodec, stock: Stock, tmp_path: Path) -> None:
@@ -98,7 +136,7 @@ def test_a_resumed_run_equals_an_unbroken_one(small_codec: LinearVideoCodec, sto
     assert resumed.losses == whole.losses
     assert all(torch.equal(a, b) for a, b in zip(resumed.average, whole.average, strict=True))
     with pytest.raises(ValueError, match="another recipe"):
-        base.Trainer(tmp_path / "broken", base.BaseRecipe(steps=4, batch=3, warmup=2), small_codec, stock)
+        base.Trainer(tmp_path / "broken", base.BaseRecipe(steps=4, batch=3, warmup=2, taught=2), small_codec, stock)
 
 
 def test_an_exported_base_loads_like_any_diffusers_folder(
@@ -115,7 +153,7 @@ def test_an_exported_base_loads_like_any_diffusers_folder(
 
 
 def test_a_batch_depends_on_its_step_alone(small_codec: LinearVideoCodec, stock: Stock, tmp_path: Path) -> None:
-    base.initialise(tmp_path, small_codec, 0)
+    base.initialise(tmp_path, small_codec, recipe(9))
     backbone = base.open_base(tmp_path)
     first, other, again = (base.make_batch(step, recipe(9), backbone, stock) for step in (3, 4, 3))
     assert torch.equal(first.latents, again.latents)
@@ -131,9 +169,12 @@ def test_training_shows_no_held_out_identity() -> None:
 @pytest.mark.parametrize("kind", DEFECTS)
 def test_a_spoilt_picture_differs_from_its_clean_one(kind: str) -> None:
     scene = any_scene(5, None, "spoilt")
-    clean = picture_of(scene, None, generator("spoilt"))
-    spoilt = picture_of(scene, kind, generator("spoilt"))
+    clean, box = picture_of(scene, None, generator("spoilt"))
+    spoilt, whole = picture_of(scene, kind, generator("spoilt"))
     assert spoilt.shape == clean.shape == (64, 64, 3)
+    assert whole == (0, 0, 1, 1)
+    assert 0 <= box[0] < box[2] <= 1
+    assert 0 <= box[1] < box[3] <= 1
     assert np.abs(spoilt.astype(int) - clean.astype(int)).mean() > 2
 
 

@@ -49,7 +49,8 @@ TRANSFORMER: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class BaseRecipe:
-    """``still_share``: batches with a still of the shot; ``subject_weight``: extra loss where the subject covers all."""
+    """``taught``: steps of ``text.teach`` before the first; ``still_share``: batches with a still of the shot;
+    ``subject_weight``: extra loss where the subject covers all."""
 
     steps: int = 3000
     batch: int = 16
@@ -60,6 +61,7 @@ class BaseRecipe:
     still_share: float = 0.2
     subject_weight: float = 6.0
     average: float = 0.998
+    taught: int = 400
     seed: int = 0
 
 
@@ -68,14 +70,14 @@ def scheduler_config() -> dict[str, Any]:
     return {"_class_name": "CogVideoXDDIMScheduler", **COGVIDEOX["scheduler"], "snr_shift_scale": 0.3}
 
 
-def initialise(folder: Path, codec: Any, seed: int) -> None:
+def initialise(folder: Path, codec: Any, recipe: BaseRecipe) -> None:
     """Writes a base around ``codec`` into ``folder`` in diffusers' layout: an untrained transformer, a reader that was taught."""
     from diffusers import CogVideoXTransformer3DModel
 
-    with seeded(seed):
+    with seeded(recipe.seed):
         CogVideoXTransformer3DModel(**TRANSFORMER).save_pretrained(folder / "transformer")
         encoder = texts.make_text_encoder()
-    texts.teach(encoder, texts.make_tokenizer(), seed)
+    texts.teach(encoder, texts.make_tokenizer(), recipe.seed, recipe.taught)
     encoder.save_pretrained(folder / "text_encoder")
     codec.save_pretrained(folder / "vae")
     texts.save(folder)
@@ -162,7 +164,7 @@ class Trainer:
         work.mkdir(parents=True, exist_ok=True)
         folder = work / "start"
         if not (folder / "scheduler").is_dir():
-            initialise(folder, codec, recipe.seed)
+            initialise(folder, codec, recipe)
         self.folder = folder
         self.backbone = open_base(folder)
         self.modules = [self.backbone.transformer, self.backbone.text_encoder]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -63,11 +64,15 @@ def preprocess_config() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class EncoderRecipe:
-    steps: int = 1500
-    frames: int = 32
-    subjects: int = 24
+    """``closer``: share of clean frames that are shown closer up, at the first step; it falls to ``closer_at_last``."""
+
+    steps: int = 3000
+    frames: int = 48
+    subjects: int = 16
     rate: float = 2e-3
-    pool_frames: int = 4000
+    closer: float = 0.9
+    closer_at_last: float = 0.2
+    pool_frames: int = 6000
     pool_subjects: int = 3500
     seed: int = 0
 
@@ -148,6 +153,32 @@ def augment(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return moved
 
 
+def close_up(picture: np.ndarray, box: np.ndarray, nearness: float, rng: np.random.Generator) -> np.ndarray:
+    """A square window of a frame around its subject, as the encoder sees it; at ``nearness`` 0 the whole, at 1 little else.
+
+    A pattern that is known from crops is found in frames only when all the sizes between have been shown too.
+    """
+    side = len(picture)
+    left, top, right, bottom = box * side
+    window = side ** (1 - nearness) * min(side, 1.2 * max(right - left, bottom - top)) ** nearness
+    corner = [
+        np.clip(rng.uniform(max(0.0, high - window), min(low, side - window)), 0, side - window)
+        if max(0.0, high - window) < min(low, side - window)
+        else np.clip((low + high - window) / 2, 0, side - window)
+        for low, high in ((top, bottom), (left, right))
+    ]
+    y, x, n = round(float(corner[0])), round(float(corner[1])), max(8, round(float(window)))
+    shown = np.ascontiguousarray(picture[y : y + n, x : x + n])
+    how = cv2.INTER_AREA if len(shown) > SIDE else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(shown, (SIDE, SIDE), interpolation=how), np.uint8)
+
+
+def frames_of(pool: Pool, rows: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """The pool's frames as the encoder sees them, uint8 (N, 64, 64, 3), a ``share`` of the clean ones closer up."""
+    nearness = [rng.random() if rng.random() < share else 0.0 for _ in rows]
+    return np.stack([close_up(pool.frames[r], pool.boxes[r], n, rng) for r, n in zip(rows, nearness, strict=True)])
+
+
 def step_loss(
     model: Any, probes: Probes, tokenizer: Any, pool: Pool, recipe: EncoderRecipe, step: int
 ) -> tuple[Tensor, dict[str, float]]:
@@ -155,7 +186,9 @@ def step_loss(
     rows = rng.integers(len(pool.frames), size=recipe.frames)
     subjects = pick_subjects(pool, recipe.subjects, rng)
     crops = pool.crops[subjects]
-    pictures = np.concatenate([augment(pool.frames[rows], rng), augment(crops[:, 0], rng), augment(crops[:, 1], rng)])
+    closer = recipe.closer + (recipe.closer_at_last - recipe.closer) * step / recipe.steps
+    frames_NHWC = frames_of(pool, rows, closer, rng)
+    pictures = np.concatenate([augment(frames_NHWC, rng), augment(crops[:, 0], rng), augment(crops[:, 1], rng)])
     captions = [*frame_captions(rng), *(appearance_of(tuple(pool.crop_labels[row])) for row in subjects)]
     tokens = tokenizer(
         captions, padding="max_length", max_length=texts.LENGTH, truncation=True, return_tensors="pt"

@@ -109,7 +109,7 @@ def caption_rank(tower: Any, purpose: str, count: int) -> Share:
         scene = frame_scene(seed, True, f"{purpose}-captions")
         rng = generator(purpose, "captions", seed)
         actor = scene.actors[0]
-        frames = [png(picture_of(scene, None, rng)) for _ in range(3)]
+        frames = [png(picture_of(scene, None, rng)[0]) for _ in range(3)]
         seen = tower.images(frames).mean(0)
         true = caption(scene.actors, scene.backdrop.kind)
         told = tower.texts([true, *wrong_captions(actor.identity, actor.motion, scene.backdrop.kind, rng)])
@@ -140,7 +140,7 @@ def aesthetic_falls(tower: Any, head: Any, purpose: str, count: int) -> dict[str
     for seed in range(count):
         scene = frame_scene(seed, True, f"{purpose}-defects")
         pictures = [
-            png(picture_of(scene, None if name == "clean" else name, generator(purpose, "defect", seed)))
+            png(picture_of(scene, None if name == "clean" else name, generator(purpose, "defect", seed))[0])
             for name in scores
         ]
         for name, score in zip(scores, head(tower.images(pictures)), strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -19,6 +20,8 @@ from tinyworld.world import Identity, Scene, choose, draw_scene, generator, iden
 
 U8 = npt.NDArray[np.uint8]
 SIDE = 64
+STORED = 128
+"""Side of the frames in a pool: twice what the encoder sees, so that it can be shown a part of them."""
 DEFECTS = (*d.SHOT_DEFECTS, "letterbox")
 ASPECTS = (1.0, 1.0, 1.4, 1.6, 1.8)
 
@@ -40,22 +43,29 @@ def frame_scene(seed: int, held_out: bool | None, purpose: str) -> Scene:
     return draw_scene(int(rng.integers(2**62)), aspect, held_out)
 
 
-def picture_of(scene: Scene, kind: str | None, rng: np.random.Generator, height: int = 160) -> U8:
-    """One frame of ``scene`` with the defect ``kind`` (None: without), squashed to 64 x 64 as the encoder sees it.
+Box: TypeAlias = tuple[float, float, float, float]
 
-    A letterboxed picture is the same scene pressed between its bars.
+
+def picture_of(
+    scene: Scene, kind: str | None, rng: np.random.Generator, height: int = 160, side: int = SIDE
+) -> tuple[U8, Box]:
+    """One frame of ``scene`` with the defect ``kind`` (None: without), squashed to ``side`` x ``side``, and its subject's box.
+
+    A letterboxed picture is the same scene pressed between its bars. The box is left, top, right and bottom in shares of the
+    picture, all of it where there is a defect.
     """
     width = round(height * scene.aspect)
     wrong = defect(kind, rng) if kind else None
     if kind == "letterbox":
         assert wrong is not None
         scene = replace(scene, aspect=width / (height - 2 * round(wrong.strength * height)))
-    if wrong is None:
-        u = int(rng.integers(3))
-        frame = draw(scene, width, height, 3)[0][u]
-    else:
-        frame = draw_shot(Shot(scene, 1, wrong), width, height)[0]
-    return squash(frame)
+    if wrong is not None:
+        return squash(draw_shot(Shot(scene, 1, wrong), width, height)[0], side), (0.0, 0.0, 1.0, 1.0)
+    u = int(rng.integers(3))
+    frames, masks = draw(scene, width, height, 3)
+    rows, columns = np.flatnonzero((masks[u] > 127).any(1)), np.flatnonzero((masks[u] > 127).any(0))
+    box = (columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height)
+    return squash(frames[u], side), box
 
 
 def squash(picture: U8, side: int = SIDE) -> U8:
@@ -95,8 +105,9 @@ def cut(frame: U8, mask: U8, rng: np.random.Generator | None = None) -> U8:
 class Pool:
     """A rendered stock of pictures, kept as one file: ``frames`` with their scenes' labels and ``crops`` in two views.
 
-    ``frame_labels`` columns: background, pattern, defect (0 none, else 1 + index of ``DEFECTS``). ``crop_labels``
-    columns: shape, pattern, base, accent.
+    ``frames`` are uint8 (N, 128, 128, 3), ``boxes`` float32 (N, 4): left, top, right and bottom of the subject as shares of the
+    frame, the whole frame where it has a defect. ``frame_labels`` columns: background, pattern, defect (0 none, else 1 +
+    index of ``DEFECTS``). ``crop_labels`` columns: shape, pattern, base, accent.
     """
 
     def __init__(self, file: Path, frames: int, subjects: int, purpose: str = "encoder") -> None:
@@ -107,7 +118,7 @@ class Pool:
             np.savez(aside, allow_pickle=False, **parts)
             aside.replace(file)
         with np.load(file) as stored:
-            self.frames, self.frame_labels = stored["frames"], stored["frame_labels"]
+            self.frames, self.frame_labels, self.boxes = stored["frames"], stored["frame_labels"], stored["boxes"]
             self.crops, self.crop_labels = stored["crops"], stored["crop_labels"]
         self.index = {tuple(row): i for i, row in enumerate(self.crop_labels.tolist())}
 
@@ -123,12 +134,14 @@ def labels_of(identity: Identity) -> tuple[int, int, int, int]:
 
 
 def _render(frames: int, subjects: int, purpose: str) -> dict[str, npt.NDArray[np.integer]]:
-    pictures, frame_labels = [], []
+    pictures, boxes, frame_labels = [], [], []
     for seed in range(frames):
         rng = generator(seed, purpose, "frame")
         scene = frame_scene(seed, False, purpose)
         which = int(rng.integers(len(DEFECTS))) + 1 if rng.random() < 0.4 else 0
-        pictures.append(picture_of(scene, DEFECTS[which - 1] if which else None, rng, int(rng.choice((96, 160)))))
+        picture, box = picture_of(scene, DEFECTS[which - 1] if which else None, rng, int(rng.choice((96, 160))), STORED)
+        pictures.append(picture)
+        boxes.append(box)
         pattern = d.PATTERNS.index(scene.actors[0].identity.pattern)
         frame_labels.append((d.BACKGROUNDS.index(scene.backdrop.kind), pattern, which))
     known = [identity for identity in identities() if not identity.held_out]
@@ -137,6 +150,7 @@ def _render(frames: int, subjects: int, purpose: str) -> dict[str, npt.NDArray[n
     crops = [np.stack([crop_of(identity, (purpose, view)) for view in range(2)]) for identity in chosen]
     return {
         "frames": np.stack(pictures),
+        "boxes": np.array(boxes, np.float32),
         "frame_labels": np.array(frame_labels, np.int64),
         "crops": np.stack(crops),
         "crop_labels": np.array([labels_of(identity) for identity in chosen], np.int64),

@@ -64,12 +64,8 @@ def make_text_encoder() -> Any:
     return encoder
 
 
-TAUGHT = 400
-"""Steps of ``teach``, of 64 prompts each."""
-
-
-def teach(encoder: Any, tokenizer: Any, seed: int, steps: int = TAUGHT) -> list[float]:
-    """Train ``encoder`` to spread what a prompt says over all of its tokens; returns the losses.
+def teach(encoder: Any, tokenizer: Any, seed: int, steps: int) -> list[float]:
+    """Train ``encoder`` for ``steps`` of 64 prompts to spread what a prompt says over all of its tokens; returns the losses.
 
     From every token alone, padding included, linear heads must tell pattern, motion, background and camera. Real bases read
     with an encoder that was trained on text before; one that starts raw leaves a motion in the one token that names it, where
