@@ -42,7 +42,7 @@ class NearRule:
 
     ratio: float = 0.55
     floor: float = 0.22
-    ceiling: float = 0.9
+    ceiling: float = 0.55
     spot: float = 1.1
     overlap: float = 0.8
 

@@ -58,7 +58,7 @@ class NearParams(Params):
     degree: int = Field(default=16, ge=1, le=256)
     ratio: float = Field(default=0.55, gt=0, le=1)
     floor: float = Field(default=0.22, ge=0)
-    ceiling: float = Field(default=0.9, gt=0)
+    ceiling: float = Field(default=0.55, gt=0)
     spot: float = Field(default=1.1, gt=0)
     overlap: float = Field(default=0.8, gt=0, le=1)
 
