@@ -58,8 +58,9 @@ class NearParams(Params):
     degree: int = Field(default=16, ge=1, le=256)
     ratio: float = Field(default=0.55, gt=0, le=1)
     floor: float = Field(default=0.22, ge=0)
-    ceiling: float = Field(default=0.55, gt=0)
+    ceiling: float = Field(default=0.65, gt=0)
     spot: float = Field(default=1.1, gt=0)
+    stands_out: float = Field(default=8.0, gt=0)
     overlap: float = Field(default=0.8, gt=0, le=1)
 
 
@@ -202,7 +203,7 @@ class _Verdicts:
         from models.video.signature import SIGNATURE_VERSION
 
         self.ctx, self.clips, self.content = ctx, clips, content
-        self.rule = NearRule(params.ratio, params.floor, params.ceiling, params.spot, params.overlap)
+        self.rule = NearRule(params.ratio, params.floor, params.ceiling, params.spot, params.stands_out, params.overlap)
         recipe = ctx.recipe("signatures", SIGNATURE_VERSION, {})
         self.signatures, self.damage = Group("signatures", recipe), Group("damage", recipe)
         rule = {"rule": vars(self.rule), "near": NEAR_VERSION, "signatures": SIGNATURE_VERSION}

@@ -107,9 +107,12 @@ def test_a_close_up_holds_the_subject(box: tuple[float, ...], nearness: float, s
     picture = np.zeros((128, 128, 3), np.uint8)
     inside = np.s_[round(top * 128) : round(bottom * 128), round(left * 128) : round(right * 128)]
     picture[inside] = 255
-    shown = close_up(picture, np.array([left, top, right, bottom]), nearness, np.random.default_rng(seed))
+    shown, seen = close_up(picture, np.array([left, top, right, bottom]), nearness, np.random.default_rng(seed))
     assert shown.shape == (64, 64, 3)
     scale = shown.astype(float).sum() / picture.astype(float).sum()
+    assert (seen >= 0).all()
+    assert (seen <= 1).all()
+    assert (seen[2:] - seen[:2]).prod() == pytest.approx((shown > 127).mean(), abs=0.08)
     window = 64 / np.sqrt(scale)  # the subject is whole when nothing of its area is lost
     expected = 128 ** (1 - nearness) * min(128, 1.2 * 128 * max(right - left, bottom - top)) ** nearness
     assert window == pytest.approx(max(8, expected), rel=0.2)

@@ -66,7 +66,7 @@ def preprocess_config() -> dict[str, Any]:
 class EncoderRecipe:
     """``closer``: share of clean frames that are shown closer up, at the first step; it falls to ``closer_at_last``."""
 
-    steps: int = 3000
+    steps: int = 4000
     frames: int = 48
     subjects: int = 16
     rate: float = 2e-3
@@ -113,14 +113,19 @@ def appearance_of(labels: tuple[int, ...]) -> str:
     return f"a {d.PATTERNS[pattern]} {colours[base]} and {colours[accent]} {d.SHAPES[shape]}"
 
 
+CELL_CHANNELS = 256
+"""Channels of the tower's third stage, whose cells are 16 pixels wide."""
+
+
 class Probes(nn.Module):
-    """Linear readings of the unit embedding; the last one is the aesthetic head."""
+    """Linear readings of the unit embedding, the last one the aesthetic head; and of the third stage's cells: pattern or none."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         colours = len(d.COLOURS)
         self.frame = nn.ModuleList([nn.Linear(width, len(d.BACKGROUNDS)), nn.Linear(width, len(d.PATTERNS))])
         self.crop = nn.ModuleList([nn.Linear(width, n) for n in (len(d.SHAPES), len(d.PATTERNS), colours, colours)])
+        self.cells = nn.Conv2d(CELL_CHANNELS, len(d.PATTERNS) + 1, 1)
         self.aesthetic = nn.Linear(width, 1)
         nn.init.constant_(self.aesthetic.bias, (CLEAN_SCORE + SPOILT_SCORE) / 2)
 
@@ -153,8 +158,12 @@ def augment(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return moved
 
 
-def close_up(picture: np.ndarray, box: np.ndarray, nearness: float, rng: np.random.Generator) -> np.ndarray:
-    """A square window of a frame around its subject, as the encoder sees it; at ``nearness`` 0 the whole, at 1 little else.
+def close_up(
+    picture: np.ndarray, box: np.ndarray, nearness: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A square window of a frame around its subject, as the encoder sees it, and the subject's box in it.
+
+    At ``nearness`` 0 the window is the whole frame, at 1 it holds little beside the subject.
 
     A pattern that is known from crops is found in frames only when all the sizes between have been shown too.
     """
@@ -170,13 +179,28 @@ def close_up(picture: np.ndarray, box: np.ndarray, nearness: float, rng: np.rand
     y, x, n = round(float(corner[0])), round(float(corner[1])), max(8, round(float(window)))
     shown = np.ascontiguousarray(picture[y : y + n, x : x + n])
     how = cv2.INTER_AREA if len(shown) > SIDE else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(shown, (SIDE, SIDE), interpolation=how), np.uint8)
+    seen = np.clip((box * side - [x, y, x, y]) / n, 0, 1)
+    return np.asarray(cv2.resize(shown, (SIDE, SIDE), interpolation=how), np.uint8), seen
 
 
-def frames_of(pool: Pool, rows: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """The pool's frames as the encoder sees them, uint8 (N, 64, 64, 3), a ``share`` of the clean ones closer up."""
+def frames_of(pool: Pool, rows: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The pool's frames as the encoder sees them, uint8 (N, 64, 64, 3), a ``share`` of the clean ones closer up, and their boxes."""
     nearness = [rng.random() if rng.random() < share else 0.0 for _ in rows]
-    return np.stack([close_up(pool.frames[r], pool.boxes[r], n, rng) for r, n in zip(rows, nearness, strict=True)])
+    both = [close_up(pool.frames[r], pool.boxes[r], n, rng) for r, n in zip(rows, nearness, strict=True)]
+    return np.stack([picture for picture, _ in both]), np.stack([box for _, box in both])
+
+
+def cell_labels(boxes: np.ndarray, patterns: Tensor, side: int) -> Tensor:
+    """What each cell of ``side`` x ``side`` shows: the pattern where the subject's box covers most of it, the number of patterns
+    where it covers nothing, -100 (to be ignored) between. int64 (N, side, side)."""
+    edges = np.linspace(0, 1, side + 1)
+    across, down = (
+        np.clip(np.minimum(edges[1:], boxes[:, [k + 2]]) - np.maximum(edges[:-1], boxes[:, [k]]), 0, None) * side
+        for k in (0, 1)
+    )
+    share = torch.from_numpy(down[:, :, None] * across[:, None, :])
+    told = torch.where(share > 0.6, patterns[:, None, None], -100)
+    return torch.where(share < 0.02, len(d.PATTERNS), told)
 
 
 def step_loss(
@@ -187,14 +211,17 @@ def step_loss(
     subjects = pick_subjects(pool, recipe.subjects, rng)
     crops = pool.crops[subjects]
     closer = recipe.closer + (recipe.closer_at_last - recipe.closer) * step / recipe.steps
-    frames_NHWC = frames_of(pool, rows, closer, rng)
+    frames_NHWC, boxes = frames_of(pool, rows, closer, rng)
     pictures = np.concatenate([augment(frames_NHWC, rng), augment(crops[:, 0], rng), augment(crops[:, 1], rng)])
     captions = [*frame_captions(rng), *(appearance_of(tuple(pool.crop_labels[row])) for row in subjects)]
     tokens = tokenizer(
         captions, padding="max_length", max_length=texts.LENGTH, truncation=True, return_tensors="pt"
     ).input_ids
     told = F.normalize(model.encode_text(tokens), dim=-1)
+    third: list[Tensor] = []
+    hook = model.visual.layer3.register_forward_hook(lambda module, given, out: third.append(out))
     seen = F.normalize(model.encode_image(normalised(pictures)), dim=-1)
+    hook.remove()
     scale = model.logit_scale.exp().clamp(max=100)
     frames, first, second = seen.split([recipe.frames, len(subjects), len(subjects)])
     labels = torch.from_numpy(pool.frame_labels[rows])
@@ -219,10 +246,20 @@ def step_loss(
     )
     for i, head in enumerate(probes.frame):
         probe = probe + (F.cross_entropy(10 * head(frames), labels[:, i], reduction="none") * clean).mean()
-    loss = caption + appearance + views + 0.2 * taste + 0.3 * probe
+    cells = probes.cells(third[0][: recipe.frames])
+    shown = cell_labels(boxes, labels[:, 1], cells.shape[-1])
+    shown[labels[:, 2] != 0] = -100  # of spoilt frames the box is not known
+    local = F.cross_entropy(cells, shown)
+    loss = caption + appearance + views + 0.2 * taste + 0.3 * probe + local
     return loss, {
         k: float(v.detach())
-        for k, v in {"caption": caption, "appearance": appearance, "views": views, "taste": taste}.items()
+        for k, v in {
+            "caption": caption,
+            "appearance": appearance,
+            "views": views,
+            "taste": taste,
+            "cells": local,
+        }.items()
     }
 
 
