@@ -310,11 +310,11 @@ REFERENCE = pa.struct(
 
 PAIRS = TableSchema(
     "pairs",
-    "1.0",
+    "1.1",
     ("sample_id",),
     (
         Field("sample_id", STR, "hash of kind, clip and references", nullable=False),
-        Field("kind", STR, "in_pair or cross_pair", nullable=False),
+        Field("kind", STR, "in_pair, cross_pair, image_pair or video_only", nullable=False),
         Field("clip_id", STR, "target clip", nullable=False),
         Field("video_id", STR, "source video of the target", nullable=False),
         Field("prompt", STR, "training layout: Ref 1: ... Video: Ref 1[...] ...", nullable=False),
@@ -328,11 +328,11 @@ PAIRS = TableSchema(
 
 CACHE = TableSchema(
     "cache",
-    "1.0",
+    "1.1",
     ("sample_id",),
     (
         Field("sample_id", STR, "the training sample", nullable=False),
-        Field("kind", STR, "in_pair or cross_pair", nullable=False),
+        Field("kind", STR, "in_pair, cross_pair, image_pair or video_only", nullable=False),
         Field("split", STR, "train or held_out", nullable=False),
         Field("shard", STR, "safetensors file relative to the cache folder", nullable=False),
         Field("bucket", STR, "frames x height x width of the encoded video", "px", False),

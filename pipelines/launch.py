@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +25,8 @@ from pipelines.dag.state import EXIT_DONE, EXIT_WAITING, State, exit_code
 from pipelines.dag.store import Store
 from pipelines.report_run import JsonLines, Terminal
 from pipelines.tracking import Tracker
+from stages.training.previews import PREVIEWS
+from stages.training.watch import CHECKPOINT
 
 INSIDE_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entry point of a submitted job
 
@@ -41,11 +44,13 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
         else RayEngine(settings.engine.address, settings.engine.num_cpus)
     )
     tracker = Tracker(config.tracking_uri, settings.tracking.experiment, store) if settings.tracking.enabled else None
+    publisher = _Publisher(tracker) if tracker else None
     serve = f"fulcrum review serve --store {shlex.quote(settings.store)}"
     reporter: Terminal | JsonLines = JsonLines() if as_json else Terminal(again, serve)
 
     def on_commit(record: RunRecord, manifest: Manifest, cached: bool) -> None:
-        if tracker:
+        if tracker and publisher:
+            publisher.wait()
             try:
                 tracker.publish(record, manifest, cached)
             except Exception as error:  # a tracking server that is away must not cost a training run
@@ -57,6 +62,10 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
 
     def on_event(kind: str, fields: Mapping[str, object]) -> None:
         log.write(kind, fields)
+        if publisher and kind == CHECKPOINT:
+            publisher.checkpoint(pipeline.name, job.code, fields)
+        if publisher and kind == PREVIEWS:
+            publisher.previews(fields)
         if isinstance(reporter, JsonLines):
             reporter.event(kind, fields)
 
@@ -76,14 +85,44 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
         on_progress=reporter.progress if isinstance(reporter, JsonLines) else None,
     )
     with _terminated_as_interrupt():
-        record = run(job, reporter)
-        if tracker:
+        try:
+            record = run(job, reporter)
+        except KeyboardInterrupt:
+            if tracker and publisher:
+                publisher.wait()
+                with contextlib.suppress(Exception):
+                    tracker.interrupted()
+            raise
+        if tracker and publisher:
+            publisher.wait()
             with contextlib.suppress(Exception):
                 tracker.close(record)
                 record.save(store)
     code = exit_code([State(n.state) for n in record.nodes])
     # Ray calls every code but 0 a failed job; that it waits for people is in the store.
     return EXIT_DONE if code == EXIT_WAITING and INSIDE_RAY_JOB in os.environ else code
+
+
+class _Publisher:
+    """Publishes checkpoints beside the run: neither training nor its progress bar waits for a tracking server."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        self.last: Future[None] | None = None
+
+    def checkpoint(self, pipeline: str, code: str, fields: Mapping[str, object]) -> None:
+        """Unless the one before is still under way: the next one, or the commit, publishes what this one would have."""
+        if self.last is None or self.last.done():
+            self.last = self.pool.submit(self.tracker.checkpoint, pipeline, code, dict(fields))
+
+    def previews(self, fields: Mapping[str, object]) -> None:
+        self.last = self.pool.submit(self.tracker.previews, dict(fields))
+
+    def wait(self) -> None:
+        """Until what is under way is done, whether it worked or not."""
+        if self.last is not None:
+            self.last.exception()
 
 
 class _EventLog:

@@ -39,15 +39,23 @@ fi
 echo "setup: everything else, under constraints.txt"
 pip install -q -c constraints.txt -e ".[dev]"
 
-# A browser for the tests of the review page; they are skipped, saying so, where there is none.
-if [ "${1:-}" = with-browser ] && ! command -v chromium >/dev/null 2>&1; then
+# A browser and a database server for the tests of the review page; they are skipped, saying so, where there is none.
+debian() { # PACKAGE WHAT-FOR COMMAND...
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    echo "setup: installing chromium for the browser tests"
-    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 ||
-      echo "setup: chromium could not be installed; the browser tests will be skipped" >&2
+    echo "setup: installing $1 for the $2 tests"
+    { apt-get update -qq && "${@:3}"; } >/dev/null 2>&1 || echo "setup: $1 could not be installed; the $2 tests will be skipped" >&2
   else
-    echo "setup: no chromium found; the browser tests will be skipped (Debian or Ubuntu: sudo apt-get install chromium)" >&2
+    echo "setup: no $1 found; the $2 tests will be skipped (Debian or Ubuntu: sudo apt-get install $1)" >&2
   fi
+}
+postgresql_without_a_cluster() { # the tests start their own; the package would start one for good
+  apt-get install -y -qq --no-install-recommends postgresql-common &&
+    { echo "create_main_cluster = false" >>/etc/postgresql-common/createcluster.conf; } &&
+    apt-get install -y -qq --no-install-recommends postgresql
+}
+if [ "${1:-}" = with-browser ]; then
+  command -v chromium >/dev/null 2>&1 || debian chromium browser apt-get install -y -qq --no-install-recommends chromium
+  ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null 2>&1 || debian postgresql PostgreSQL postgresql_without_a_cluster
 fi
 touch "$VENV/.ready"
 echo "setup: done"

@@ -2,6 +2,9 @@
 
 Legend of shape suffixes: B batch, C channel, F latent frame, H W latent rows and columns, L text tokens, D text width,
 R references. Pixel videos are (B, 3, frames, height, width) float32 in [-1, 1].
+
+A text is one tensor (L, D) in its family's own layout, and rows at its end that are all zero are padding: they may be
+cut off to store it (``trim_text``) and put back (``pad_text``) without changing what the model sees.
 """
 
 from __future__ import annotations
@@ -36,12 +39,25 @@ class ReferencePlacement:
         return frames + self.gap + index if self.side == "after" else -1.0 - self.gap - index
 
 
+def trim_text(text_LD: Tensor) -> Tensor:
+    """The text without the zero rows at its end; at least one row stays."""
+    used = text_LD.ne(0).any(dim=1).nonzero()
+    return text_LD[: int(used[-1]) + 1 if len(used) else 1]
+
+
+def pad_text(text_LD: Tensor, length: int) -> Tensor:
+    """Zero rows up to ``length``; ValueError for a text that is longer."""
+    if len(text_LD) > length:
+        raise ValueError(f"a text of {len(text_LD)} rows does not fit {length}: it comes from another text encoder")
+    padded = text_LD.new_zeros(length, text_LD.shape[1])
+    padded[: len(text_LD)] = text_LD
+    return padded
+
+
 class Scheduler(Protocol):
-    """What sampling needs of a diffusers scheduler."""
+    """What sampling needs of a diffusers scheduler whose timesteps are set."""
 
     timesteps: Tensor
-
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None: ...
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *, return_dict: bool) -> tuple[Tensor, ...]: ...
 
@@ -51,11 +67,16 @@ class Backbone(abc.ABC):
 
     ``transformer``, ``vae`` and the text encoder load on first use, so a worker that only encodes never holds the
     transformer and a worker that trains on cached latents never holds the rest. All are frozen and in eval mode.
+
+    On the device ``meta`` the modules have shapes and no weights, read from the configurations alone.
+
+    ``embedded_guidance`` is the guidance scale that a guidance-distilled model is told while it samples.
     """
 
     family: ClassVar[str]
     prediction: ClassVar[Literal["v", "flow"]]
     max_references: ClassVar[int] = 4
+    embedded_guidance: ClassVar[float] = 1.0
 
     name: str
     device: torch.device
@@ -96,17 +117,27 @@ class Backbone(abc.ABC):
     @property
     @abc.abstractmethod
     def text_length(self) -> int:
-        """L: every text embedding is padded or cut to this many tokens."""
+        """L: the rows that a whole text has, padding included."""
+
+    @property
+    @abc.abstractmethod
+    def text_width(self) -> int:
+        """D: the width of a text embedding."""
 
     @property
     @abc.abstractmethod
     def num_train_timesteps(self) -> int:
-        """Timesteps are integers in [0, num_train_timesteps)."""
+        """Timesteps lie in [0, num_train_timesteps], larger is noisier; training draws integers below the end."""
 
     @property
     @abc.abstractmethod
     def supports_rope_offset(self) -> bool:
         """False where references have no rotary positions to shift; Consis-DPO cannot make its losers there."""
+
+    @property
+    def guidance_distilled(self) -> bool:
+        """True where the model takes a guidance scale as an input, so that one forward is guided already."""
+        return False
 
     @abc.abstractmethod
     def encode_video(self, video_BCFHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -118,7 +149,7 @@ class Backbone(abc.ABC):
 
     @abc.abstractmethod
     def encode_text(self, texts: list[str]) -> Tensor:
-        """text_BLD in the transformer's dtype."""
+        """text_BLD in the transformer's dtype, L = ``text_length``; zero rows at the end are padding."""
 
     @abc.abstractmethod
     def predict(
@@ -128,12 +159,16 @@ class Backbone(abc.ABC):
         text_BLD: Tensor,
         references_BRCHW: Tensor | None = None,
         rope_offset: Offset = NO_OFFSET,
+        *,
+        embedded_guidance: float = 1.0,
     ) -> Tensor:
         """The transformer's prediction at the video's positions only, BCFHW.
 
         References are clean latents of the video's own height and width, one latent frame each. ``rope_offset`` =
         (frames, rows, columns) after patching shifts the references' positions and nothing else; fractions are allowed.
-        Without references this is the base's own forward, bit for bit. Raises ValueError for shapes that do not fit.
+        ``t_B`` are integers, or fractions as a flow model's sampler gives them. ``embedded_guidance`` is read by
+        guidance-distilled models alone; 1 is what they are fine-tuned at. Without references this is the base's own
+        forward, bit for bit. Raises ValueError for shapes that do not fit.
         """
 
     @abc.abstractmethod
@@ -149,16 +184,16 @@ class Backbone(abc.ABC):
         """(alpha_t, sigma_t), each (B,) float32."""
 
     @abc.abstractmethod
-    def new_scheduler(self) -> Scheduler:
-        """A fresh deterministic scheduler for sampling."""
+    def sampler(self, steps: int, shape: tuple[int, int, int, int]) -> Scheduler:
+        """A fresh deterministic scheduler, set to ``steps`` steps for latents of ``shape`` (C, F, H, W)."""
 
     @abc.abstractmethod
     def pipeline(self) -> Any:
-        """A plain diffusers pipeline around these very modules (nothing of ours in between)."""
+        """A plain diffusers pipeline around these very modules."""
 
     def encode_reference(self, image_BCHW: Tensor) -> Tensor:
         """One picture (B, 3, height, width) in [-1, 1], of the video's size, to one latent frame BCHW."""
-        return self.encode_video(image_BCHW.unsqueeze(2)).squeeze(2)
+        return self.encode_video(image_BCHW.unsqueeze(2))[:, :, -1]
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, F, H, W) of a video's latents; ValueError names the nearest sizes that fit."""

@@ -2,60 +2,35 @@
 
 from __future__ import annotations
 
-import logging
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from models.backbones.base import NO_OFFSET, Backbone, Offset, ReferencePlacement
-from models.backbones.rope import RopeGrid, RopeTable, rotary_table
-
-if TYPE_CHECKING:
-    from models.backbones.components import Components
-
-_log = logging.getLogger(__name__)
+from models.backbones.base import NO_OFFSET, Offset, Scheduler
+from models.backbones.family import Family
+from models.backbones.rope import Layout, RopeGrid, RopeTable, axial_table, join
 
 
-class CogVideoX(Backbone):
+class CogVideoX(Family):
     """diffusers' CogVideoXTransformer3DModel, AutoencoderKLCogVideoX and T5EncoderModel behind ``Backbone``.
 
-    References join the transformer's own frame axis, so they pass its patch embedding and every block untouched by any
-    code of ours; only the rotary table tells them apart. They share the video's timestep and modulation (the released
-    code of arXiv 2504.17816 does the same), and their outputs are dropped. CogVideoX attends to all text positions,
-    padding included, so text embeddings keep their full length.
+    References share the video's timestep and modulation (the released code of arXiv 2504.17816 does the same); the
+    transformer takes its rotary table as an argument, so the references' positions go in there. CogVideoX attends to all
+    text positions and its encoder embeds padding as well, so its texts have no zero rows.
     """
 
     family = "cogvideox"
+    title = "CogVideoX"
     prediction: ClassVar[Literal["v", "flow"]] = "v"
-    transformer_class = "CogVideoXTransformer3DModel"
-    vae_classes = ("AutoencoderKLCogVideoX", "LinearVideoCodec")
+    part_classes: ClassVar[dict[str, tuple[str, ...]]] = {
+        "transformer": ("CogVideoXTransformer3DModel",),
+        "vae": ("AutoencoderKLCogVideoX", "LinearVideoCodec"),
+        "text_encoder": ("T5EncoderModel",),
+    }
 
-    def __init__(
-        self,
-        components: Components,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        config_digest: str,
-        weights_note: str,
-        placement: ReferencePlacement | None = None,
-    ) -> None:
-        self._components = components
-        self.name = "CogVideoX"
-        self.device = device
-        self.dtype = dtype
-        self.config_digest = config_digest
-        self.weights_note = weights_note
-        self.placement = placement or ReferencePlacement()
-        self._tables: dict[tuple[Any, ...], RopeTable] = {}
-
-    # The parts
-
-    @cached_property
-    def transformer(self) -> Any:
-        transformer = self._ready(self._components.transformer())
+    def _check_transformer(self, transformer: Any) -> None:
         config = transformer.config
         if config.in_channels != config.out_channels or config.ofs_embed_dim:
             raise ValueError(
@@ -63,19 +38,6 @@ class CogVideoX(Backbone):
                 f"{config.out_channels}: an image-to-video variant, which cannot be a subject-to-video backbone; "
                 "use a text-to-video CogVideoX"
             )
-        return transformer
-
-    @cached_property
-    def vae(self) -> Any:
-        return self._ready(self._components.vae())
-
-    @cached_property
-    def text_encoder(self) -> Any:
-        return self._ready(self._components.text_encoder())
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        return self._components.tokenizer()
 
     @cached_property
     def _noise_schedule(self) -> Any:
@@ -86,11 +48,6 @@ class CogVideoX(Backbone):
                 "v_prediction model, so scheduler/scheduler_config.json does not belong to it"
             )
         return schedule
-
-    def _ready(self, module: Any) -> Any:
-        if module.dtype != self.dtype:
-            module = module.to(self.dtype)
-        return module.to(self.device).eval().requires_grad_(False)
 
     # Facts
 
@@ -103,16 +60,20 @@ class CogVideoX(Backbone):
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
-    def spatial_multiple(self) -> int:
-        return self.spatial_factor * int(self.transformer.config.patch_size)
-
-    @property
     def temporal_factor(self) -> int:
         return int(self.vae.config.temporal_compression_ratio)
 
     @property
+    def patch(self) -> tuple[int, int, int]:
+        return int(self._config.patch_size_t or 1), int(self._config.patch_size), int(self._config.patch_size)
+
+    @property
     def text_length(self) -> int:
-        return int(self.transformer.config.max_text_seq_length)
+        return int(self._config.max_text_seq_length)
+
+    @property
+    def text_width(self) -> int:
+        return int(self._config.text_embed_dim)
 
     @property
     def num_train_timesteps(self) -> int:
@@ -120,68 +81,61 @@ class CogVideoX(Backbone):
 
     @property
     def supports_rope_offset(self) -> bool:
-        return bool(self.transformer.config.use_rotary_positional_embeddings)
+        return bool(self._config.use_rotary_positional_embeddings)
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        channels, latent_frames, *size = super().latent_shape(frames, height, width)
+        return channels, latent_frames + self._lead(latent_frames), size[0], size[1]
+
+    def _lead(self, latent_frames: int) -> int:
+        """Latent frames put before a video so that CogVideoX 1.5 can patch two frames to a token."""
+        return -latent_frames % self.patch[0]
 
     # Codec and text
 
-    @torch.no_grad()
     def encode_video(self, video_BCFHW: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        if video_BCFHW.ndim != 5 or video_BCFHW.shape[1] != 3:
-            raise ValueError(f"{self.name}: a video is (B, 3, frames, height, width), not {tuple(video_BCFHW.shape)}")
-        self.latent_shape(*video_BCFHW.shape[2:])
-        posterior = self.vae.encode(video_BCFHW.to(self.device, self.dtype)).latent_dist
-        latents = posterior.mode() if generator is None else posterior.sample(generator)
+        latents = super().encode_video(video_BCFHW, generator)
+        # 1.5 was trained with its first latent frame repeated, and diffusers drops as many again before decoding.
+        lead = latents[:, :, :1].expand(-1, -1, self._lead(latents.shape[2]), -1, -1)
+        return torch.cat([lead, latents], dim=2)
+
+    def decode_video(self, latents_BCFHW: Tensor) -> Tensor:
+        # The codec gives lengths back only for odd numbers of latent frames, so an even number has a lead.
+        lead = 1 if self.patch[0] == 2 and latents_BCFHW.shape[2] % 2 == 0 else 0
+        return super().decode_video(latents_BCFHW[:, :, lead:])
+
+    def _normalise(self, latents: Tensor) -> Tensor:
         # Always multiplied: decoding divides. The VAE's invert_scale_latents (CogVideoX 1.5) speaks of the first-frame
         # condition of the image-to-video variants alone; references share the patch embedding of the video's latents
         # and therefore their scale.
-        return latents.float() * self.vae.config.scaling_factor
+        scaled: Tensor = latents * self.vae.config.scaling_factor
+        return scaled
 
-    @torch.no_grad()
-    def decode_video(self, latents_BCFHW: Tensor) -> Tensor:
-        latents = latents_BCFHW.to(self.device).float() / self.vae.config.scaling_factor
-        return self.vae.decode(latents.to(self.dtype)).sample.float()
+    def _denormalise(self, latents: Tensor) -> Tensor:
+        return latents / self.vae.config.scaling_factor
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
-        if not texts:
-            raise ValueError(f"{self.name}: encode_text needs at least one text")
-        length = self.text_length
-        whole = [len(ids) for ids in self.tokenizer(texts).input_ids]
-        for text, tokens in zip(texts, whole, strict=True):
-            if tokens > length:
-                _log.warning("text cut from %d to %d tokens: %.60r...", tokens, length, text)
-        tokens = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        tokens = self._tokens(self.tokenizer, texts, self.text_length)
         # No attention mask: CogVideoX was trained on embeddings of padding too, and diffusers feeds them the same way.
-        return self.text_encoder(tokens.input_ids.to(self.device))[0].to(self.dtype)
+        embeddings: Tensor = self.text_encoder(tokens.input_ids.to(self.device))[0].to(self.dtype)
+        return embeddings
 
     # Denoising
 
-    def predict(
-        self,
-        x_BCFHW: Tensor,
-        t_B: Tensor,
-        text_BLD: Tensor,
-        references_BRCHW: Tensor | None = None,
-        rope_offset: Offset = NO_OFFSET,
+    def _forward(
+        self, x_BCFHW: Tensor, t_B: Tensor, text_BLD: Tensor, layout: Layout | None, embedded_guidance: float
     ) -> Tensor:
-        self._check(x_BCFHW, t_B, text_BLD, references_BRCHW, rope_offset)
-        frames_BFCHW = x_BCFHW.to(self.device, self.dtype).transpose(1, 2)
-        video_frames, _, height, width = frames_BFCHW.shape[1:]
-        references = 0
-        if references_BRCHW is not None and references_BRCHW.shape[1]:
-            references = references_BRCHW.shape[1]
-            clean = references_BRCHW.to(self.device, self.dtype)
-            # CogVideoX 1.5 patches two latent frames into one token; a reference fills both.
-            clean = clean.repeat_interleave(self._temporal_patch, dim=1)
-            frames_BFCHW = torch.cat([frames_BFCHW, clean], dim=1)
-        out_BFCHW = self.transformer(
-            hidden_states=frames_BFCHW,
-            encoder_hidden_states=text_BLD.to(self.device, self.dtype),
-            timestep=t_B.to(self.device),
-            image_rotary_emb=self.rope_table(video_frames, height, width, references, rope_offset),
+        frames, (height, width) = layout.frames if layout else x_BCFHW.shape[2] // self.patch[0], x_BCFHW.shape[3:]
+        references, offset = (layout.references, layout.offset) if layout else (0, NO_OFFSET)
+        out_BFCHW: Tensor = self.transformer(
+            hidden_states=x_BCFHW.transpose(1, 2),
+            encoder_hidden_states=text_BLD,
+            timestep=t_B,
+            image_rotary_emb=self.rope_table(frames * self.patch[0], height, width, references, offset),
             return_dict=False,
         )[0]
-        return out_BFCHW[:, :video_frames].transpose(1, 2)
+        return out_BFCHW.transpose(1, 2)
 
     def rope_table(
         self, frames: int, height: int, width: int, references: int = 0, rope_offset: Offset = NO_OFFSET
@@ -192,23 +146,19 @@ class CogVideoX(Backbone):
         """
         if not self.supports_rope_offset:
             return None
-        key = (frames, height, width, references, *rope_offset)
-        if key not in self._tables:
-            if len(self._tables) >= 32:  # a few buckets are in use at a time; an offset sweep must not grow for ever
-                self._tables.clear()
-            video = self._video_grid(frames // self._temporal_patch, height, width)
-            grids = [video]
-            if references:
-                times = [self.placement.time(index, len(video.times)) for index in range(references)]
-                grids.append(video.shifted(times, rope_offset))
-            self._tables[key] = rotary_table(grids, self.transformer.config.attention_head_dim)
-        return self._tables[key]
+        video = self._video_grid(frames // self.patch[0], height, width)
+        grids = [video]
+        if references:
+            grids.append(video.references(Layout(len(video.times), references, rope_offset, self.placement)))
+        # A quarter of the head rotates with time and three eighths with rows and with columns each.
+        head = int(self._config.attention_head_dim)
+        return join([axial_table(grid, (head // 4, head // 8 * 3, head // 8 * 3)) for grid in grids])
 
     def _video_grid(self, frames: int, height: int, width: int) -> RopeGrid:
         """The positions that diffusers' pipeline gives the video: rescaled to the training size, or plain in 1.5."""
         from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 
-        config = self.transformer.config
+        config = self._config
         rows, columns = height // config.patch_size, width // config.patch_size
         base_columns, base_rows = config.sample_width // config.patch_size, config.sample_height // config.patch_size
 
@@ -228,35 +178,8 @@ class CogVideoX(Backbone):
             column_positions = spread(left, right * (columns - 1) / columns, columns)
         return RopeGrid(spread(0, frames - 1, frames), row_positions, column_positions)
 
-    @property
-    def _temporal_patch(self) -> int:
-        return int(self.transformer.config.patch_size_t or 1)
-
     def _check(self, x: Tensor, t: Tensor, text: Tensor, references: Tensor | None, offset: Offset) -> None:
-        batch, patch = x.shape[0], self.transformer.config.patch_size
-        if x.ndim != 5 or x.shape[1] != self.transformer.config.in_channels:
-            raise ValueError(
-                f"{self.name}: latents should be (B, {self.transformer.config.in_channels}, F, H, W), "
-                f"not {tuple(x.shape)}"
-            )
-        if x.shape[2] % self._temporal_patch or x.shape[3] % patch or x.shape[4] % patch:
-            raise ValueError(
-                f"{self.name}: latent frames, rows and columns {tuple(x.shape[2:])} should be multiples "
-                f"of {(self._temporal_patch, patch, patch)}"
-            )
-        if t.shape != (batch,) or t.is_floating_point():
-            raise ValueError(f"{self.name}: t_B should be {batch} integer timesteps, not {t.dtype} {tuple(t.shape)}")
-        if text.ndim != 3 or text.shape[0] != batch:
-            raise ValueError(f"{self.name}: text_BLD should hold {batch} texts, not {tuple(text.shape)}")
-        if references is not None:
-            fits = (batch, x.shape[1], *x.shape[3:])
-            if references.ndim != 5 or (references.shape[0], *references.shape[2:]) != fits:
-                raise ValueError(
-                    f"{self.name}: references_BRCHW {tuple(references.shape)} do not fit latents {tuple(x.shape)}; "
-                    "a reference is one latent frame of the video's own height and width"
-                )
-            if references.shape[1] > self.max_references:
-                raise ValueError(f"{self.name}: {references.shape[1]} references, at most {self.max_references}")
+        super()._check(x, t, text, references, offset)
         if any(offset) and not self.supports_rope_offset:
             raise ValueError(
                 f"{self.name}: this variant (2B) adds sine positions instead of rotating by them, so there is no RoPE "
@@ -266,10 +189,12 @@ class CogVideoX(Backbone):
     # Diffusion
 
     def add_noise(self, x0: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
-        return self._noise_schedule.add_noise(x0.float(), noise.float(), t_B)
+        noised: Tensor = self._noise_schedule.add_noise(x0.float(), noise.float(), t_B)
+        return noised
 
     def target(self, x0: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
-        return self._noise_schedule.get_velocity(x0.float(), noise.float(), t_B)
+        velocity: Tensor = self._noise_schedule.get_velocity(x0.float(), noise.float(), t_B)
+        return velocity
 
     def signal_and_noise(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
         alpha_bar = self._noise_schedule.alphas_cumprod.to(t_B.device)[t_B]
@@ -280,6 +205,12 @@ class CogVideoX(Backbone):
 
         # from_config keeps what DDIM understands, also of a folder whose default is the DPM solver.
         return CogVideoXDDIMScheduler.from_config(self._components.scheduler_config())
+
+    def sampler(self, steps: int, shape: tuple[int, int, int, int]) -> Scheduler:
+        scheduler: Any = self.new_scheduler()
+        scheduler.set_timesteps(steps)
+        started: Scheduler = scheduler
+        return started
 
     def pipeline(self) -> Any:
         from diffusers import CogVideoXPipeline

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +16,6 @@ from torch import Tensor
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
 @dataclass(frozen=True)
@@ -106,49 +103,18 @@ def save_adapter(adapter: AdapterState, folder: Path, metadata: Mapping[str, Any
 
 
 def load_adapter(path: Path) -> AdapterState:
-    """Reads an adapter's folder or file: diffusers or PEFT keys, scale from its metadata (alpha = rank without any).
+    """Reads an adapter as plain data from its folder or file; see ``models.training.formats`` for the layouts.
 
     ValueError names the file and what is wrong with it; DoRA is refused because its delta depends on the base.
     """
-    file = path / FILE_NAME if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"no adapter at {path}: expected a {FILE_NAME}")
-    tensors, text = read_tensors(file)
-    if not tensors:
-        raise ValueError(f"{file} holds no tensors")
-    state: dict[str, Tensor] = {}
-    rank: dict[str, int] = {}
-    for key in sorted(tensors):
-        match = _FACTOR.fullmatch(key.removeprefix(PREFIX))
-        if match is None:
-            raise ValueError(f"{file}: {key!r} is not a LoRA factor of a transformer (expected ...lora_A.weight)")
-        state[match[0]] = tensors[key]
-        if match["factor"] == "A":
-            rank[match["module"]] = int(tensors[key].shape[0])
-    config = _lora_config(file, text)
-    alpha = {module: _alpha(module, rank[module], config) for module in rank}
-    try:
-        return AdapterState(state, rank, alpha, json.loads(text.get("fulcrum", "{}")))
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+    from models.training.formats import read_adapter_file
 
-
-def _lora_config(file: Path, text: Mapping[str, str]) -> dict[str, Any]:
-    if "lora_adapter_metadata" not in text:
-        return {}
-    config = {key.removeprefix(PREFIX): value for key, value in json.loads(text["lora_adapter_metadata"]).items()}
-    if config.get("use_dora"):
-        raise ValueError(f"{file} is a DoRA adapter: its delta depends on the base weights; merge it into them first")
-    return config
-
-
-def _alpha(module: str, rank: int, config: Mapping[str, Any]) -> float:
-    """alpha such that the scale is alpha / rank, whatever convention the file's own configuration used."""
-    alpha = float(config.get("lora_alpha", rank))
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?{pattern.removeprefix('^')}", module):
-            alpha = float(value)
-    return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
+    found = read_adapter_file(path)
+    if found.magnitude:
+        raise ValueError(
+            f"{path} is a DoRA adapter: its delta depends on the base weights; import it with its base first"
+        )
+    return found.adapter
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -52,9 +52,13 @@ class _Tensors:
 
 @dataclass(frozen=True)
 class Batch(_Tensors):
-    """Supervised samples; latents are normalised and clean, references None for a reference-free step."""
+    """Supervised samples; latents are normalised and clean, references None for a reference-free step.
+
+    ``kind`` names a step whose loss is logged apart, as image and video steps of ``switching`` are.
+    """
 
     latents_BCFHW: Tensor
+    kind: str = ""
 
     def __post_init__(self) -> None:
         self._check(latents_BCFHW=self.latents_BCFHW)
@@ -62,10 +66,23 @@ class Batch(_Tensors):
 
 @dataclass(frozen=True)
 class PreferenceBatch(_Tensors):
-    """Pairs; winner and loser share text, references, noise and timestep, so only the videos differ."""
+    """Winners, each with N losers; they share text, references, noise and timestep, so only the videos differ.
+
+    ``reference_errors_BK`` (K = 1 + N, winner first) are the reference's errors on this very batch where they were
+    computed before; None has the method compute them.
+    """
 
     winner_BCFHW: Tensor
-    loser_BCFHW: Tensor
+    losers_BNCFHW: Tensor
+    reference_errors_BK: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self._check(winner_BCFHW=self.winner_BCFHW, loser_BCFHW=self.loser_BCFHW)
+        self._check(winner_BCFHW=self.winner_BCFHW)
+        winner, losers = self.winner_BCFHW.shape, self.losers_BNCFHW.shape
+        if len(losers) != 6 or not losers[1] or (losers[0], *losers[2:]) != tuple(winner):
+            raise ValueError(
+                f"PreferenceBatch: losers_BNCFHW {tuple(losers)} should be (B, N, C, F, H, W) with winners {tuple(winner)}"
+            )
+        known = self.reference_errors_BK
+        if known is not None and tuple(known.shape) != (losers[0], 1 + losers[1]):
+            raise ValueError(f"PreferenceBatch: reference_errors_BK {tuple(known.shape)} should be (B, 1 + N)")

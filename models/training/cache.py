@@ -1,13 +1,16 @@
 """The training cache: latents, reference views and text embeddings in content-addressed safetensors shards.
 
-A sample shard holds, for each sample id, ``<id>/latents`` (channel, frame, row, column) and ``<id>/references``
-(reference, view, channel, row, column); a text shard holds one (token, width) embedding per text key, so a prompt that
-many samples share is stored once. A shard's name is the digest of its bytes: equal content is the same file.
+A sample shard holds ``<id>/latents`` (channel, frame, row, column), where id is the sample's or, for a clip that several
+samples of the shard share, the clip's, which the shard's header names; and, for each sample id, ``<id>/references``
+(reference, view, channel, row, column). A text shard holds one (token, width) embedding per text key, without the zero
+rows at its end, so a prompt that many samples share is stored once and costs what it says. A shard's name is the digest
+of its bytes: equal content is the same file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,11 +20,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 from torch import Tensor
 
+from models.backbones.base import pad_text, trim_text
 from models.training.adapter import write_tensors
 
 NULL_PROMPT = ""
+_CLIPS, _LENGTH = "clips", "text_length"  # in the headers of shards
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -69,12 +75,30 @@ def write_shard(folder: Path, tensors: Mapping[str, Tensor], prefix: str, metada
     return final.name
 
 
-def sample_tensors(sample_id: str, latents_CFHW: Tensor, references_RVCHW: Tensor | None) -> dict[str, Tensor]:
-    """The tensors of one sample under their names in a shard."""
-    tensors = {f"{sample_id}/latents": latents_CFHW}
-    if references_RVCHW is not None and references_RVCHW.shape[0]:
-        tensors[f"{sample_id}/references"] = references_RVCHW
-    return tensors
+def write_samples(
+    folder: Path,
+    latents: Mapping[str, Tensor],
+    references: Mapping[str, Tensor],
+    clips: Mapping[str, str],
+    metadata: Mapping[str, str],
+) -> str:
+    """A sample shard: latents by clip, reference views by sample, and ``clips`` saying which sample shows which clip."""
+    tensors = {f"{clip}/latents": tensor for clip, tensor in latents.items()}
+    tensors |= {f"{sample_id}/references": tensor for sample_id, tensor in references.items()}
+    return write_shard(folder, tensors, "samples", {**metadata, _CLIPS: json.dumps(dict(clips), sort_keys=True)})
+
+
+def write_texts(folder: Path, texts: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """A text shard of embeddings (token, width) of one length, each without the zero rows at its end."""
+    length = max(len(text) for text in texts.values())
+    trimmed = {key: trim_text(text).contiguous() for key, text in texts.items()}
+    return write_shard(folder, trimmed, "text", {**metadata, _LENGTH: str(length)})
+
+
+def stored_bytes(embedding: bytes) -> int:
+    """How much of an encoded text (safetensors) a text shard will hold."""
+    text = load(embedding)["text"]
+    return trim_text(text).numel() * text.element_size()
 
 
 class TensorShards:
@@ -113,12 +137,14 @@ class CacheReader:
         self.folder = folder
         self.entries = {entry.sample_id: entry for entry in entries}
         self._shards = TensorShards(folder, dtype=dtype)
-        self._texts: dict[str, str] = {}
+        self._clips: dict[str, dict[str, str]] = {}
+        self._texts: dict[str, tuple[str, int]] = {}
         self.null_key: str | None = None
         for path in sorted(folder.glob("text-*.safetensors")):
             shard = self._shards.open(path.name)
-            self._texts.update(dict.fromkeys(shard.keys(), path.name))
-            self.null_key = (shard.metadata() or {}).get("null_text", self.null_key)
+            header = shard.metadata() or {}
+            self._texts.update(dict.fromkeys(shard.keys(), (path.name, int(header.get(_LENGTH, 0)))))
+            self.null_key = header.get("null_text", self.null_key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
@@ -128,7 +154,10 @@ class CacheReader:
 
     def latents(self, sample_id: str) -> Tensor:
         """(channel, frame, row, column), normalised as the backbone wants them."""
-        return self._shards.tensor(self._entry(sample_id).shard, f"{sample_id}/latents")
+        shard = self._entry(sample_id).shard
+        if shard not in self._clips:
+            self._clips[shard] = json.loads((self._shards.open(shard).metadata() or {}).get(_CLIPS, "{}"))
+        return self._shards.tensor(shard, f"{self._clips[shard].get(sample_id, sample_id)}/latents")
 
     def references(self, sample_id: str, views: Sequence[int] | None = None) -> Tensor | None:
         """(reference, channel, row, column): one view of each reference (the first by default); None without any."""
@@ -144,7 +173,7 @@ class CacheReader:
         return torch.cat([part[r : r + 1, v : v + 1][:, 0] for r, v in enumerate(chosen)]).to(self._shards.dtype)
 
     def text(self, sample_id: str) -> Tensor:
-        """(token, width) embedding of the sample's prompt."""
+        """(token, width) embedding of the sample's prompt, padding included."""
         return self._text(self._entry(sample_id).text_key)
 
     @property
@@ -156,7 +185,9 @@ class CacheReader:
     def _text(self, key: str) -> Tensor:
         if key not in self._texts:
             raise CacheError(f"{self.folder} holds no text embedding {key}; the cache is incomplete, encode it again")
-        return self._shards.tensor(self._texts[key], key)
+        shard, length = self._texts[key]
+        text = self._shards.tensor(shard, key)
+        return pad_text(text, length) if length else text
 
     def _entry(self, sample_id: str) -> Entry:
         try:

@@ -74,18 +74,27 @@ class Guidance:
     equal scales need v_0 and v_TR alone, a first scale of 1 drops v_0, a second scale of 0 drops v_TR, and both 1 is one
     unguided forward. ``null_reference`` says what "no references" is: their tokens absent, or zero latents in their
     place (Phantom-Wan's code; all branches then have one shape and go through in one batch).
+
+    A guidance-distilled model (HunyuanVideo) is guided by a scale that it is told, in one forward. These scales would
+    guide it a second time, so they act on it only where ``true_cfg`` is True; None leaves it on for every other model.
     """
 
     text: Schedule = Schedule()
     reference: Schedule = Schedule()
     order: Literal["text-first", "reference-first"] = "reference-first"
     null_reference: Literal["absent", "zeros"] = "absent"
+    true_cfg: bool | None = None
 
     def __post_init__(self) -> None:
         if self.order not in ("text-first", "reference-first"):
             raise ValueError(f"guidance order {self.order!r} is neither 'text-first' nor 'reference-first'")
         if self.null_reference not in ("absent", "zeros"):
             raise ValueError(f"null_reference {self.null_reference!r} is neither 'absent' nor 'zeros'")
+
+    def of(self, *, distilled: bool) -> Guidance:
+        """What of this acts on a model: none of it on one that is guided already, unless ``true_cfg`` says so."""
+        on = not distilled if self.true_cfg is None else self.true_cfg
+        return self if on else Guidance.none()
 
     @classmethod
     def none(cls) -> Guidance:

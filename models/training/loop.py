@@ -1,9 +1,9 @@
 """The training loop: any method on any backbone, resumable bit for bit, knowing nothing of Ray or MLflow.
 
 Nothing that changes from run to run enters a step. Batches are a function of their index, the learning rate of the
-step, and the global generators (which dropout draws from) are seeded at every micro-step from (seed, step, micro-step,
-rank): what a checkpoint must hold is the adapter, the optimiser's moments, the average and a few counters, and nothing
-that a callback draws can reach the training.
+step, dropout's masks of (seed, step, sample, layer), and the global generators are seeded at every micro-step: what a
+checkpoint must hold is the adapter, the optimiser's moments, the average and a few counters, and nothing that a callback
+draws can reach the training.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +24,7 @@ from models.backbones.base import Backbone
 from models.training.adapter import AdapterState
 from models.training.batch import Batch, PreferenceBatch
 from models.training.checkpoint import Checkpoint, clear_unfinished, latest_checkpoint, write_checkpoint
+from models.training.dropout import install
 from models.training.lora import (
     active_adapters,
     adapter_names,
@@ -33,6 +34,9 @@ from models.training.lora import (
     train_mode,
 )
 from models.training.methods import Method
+from models.training.parallel import laid_out
+from models.training.probes import Probe, run_probe
+from models.training.timesteps import TimestepHistogram
 from models.training.world import World
 
 AnyBatch = Batch | PreferenceBatch
@@ -52,13 +56,16 @@ class TrainSpec:
     """How to optimise. Adam's betas, the clip and the weight decay are finetrainers' and arXiv 2504.17816's defaults.
 
     ``steps`` counts optimiser steps, each of ``accumulate`` micro-batches. ``warmup`` steps rise linearly, then the rate
-    is constant or falls to 0 along a cosine. ``max_nonfinite`` consecutive steps may be skipped for a loss or gradient
-    that is not finite before training stops with an error.
+    is constant or falls to 0 along a cosine, ``cycles`` times over for ``cosine_restarts``. Each ``histogram_every`` steps
+    (0 is never) the metrics tell which timesteps were drawn so far and the error at them since. ``max_nonfinite``
+    consecutive steps may be skipped for a loss or gradient that is not finite before training stops with an error.
+    ``shard`` and ``compile``: see ``models.training.parallel``.
     """
 
     steps: int
     learning_rate: float = 1e-4
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "cosine_restarts"] = "constant"
+    cycles: int = 1
     warmup: int = 0
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -69,18 +76,21 @@ class TrainSpec:
     seed: int = 0
     max_nonfinite: int = 0
     gradient_checkpointing: bool = False
+    shard: bool = False
+    compile: bool = False
     stop_rules: tuple[StopRule, ...] = ()
+    histogram_every: int = 0
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "checkpoint_every", "keep_checkpoints"):
+        for name in ("steps", "accumulate", "cycles", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training: {name} should be at least 1, not {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise ValueError(f"training: learning_rate should be above 0, not {self.learning_rate}")
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"training: schedule {self.schedule!r} is neither 'constant' nor 'cosine'")
+        if self.schedule not in ("constant", "cosine", "cosine_restarts"):
+            raise ValueError(f"training: schedule {self.schedule!r} is none of constant, cosine, cosine_restarts")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"training: ema_decay should be between 0 and 1, not {self.ema_decay}")
 
@@ -91,12 +101,19 @@ class TrainSpec:
         if self.schedule == "constant":
             return self.learning_rate
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        if self.schedule == "cosine_restarts":
+            done = (done * self.cycles) % 1.0
         return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with. A constant schedule may be trained further; a cosine's end is its shape."""
         plain = asdict(self)
-        for name in ("checkpoint_every", "keep_checkpoints", *(["steps"] if self.schedule == "constant" else [])):
+        for name in (
+            "checkpoint_every",
+            "keep_checkpoints",
+            "shard",
+            *(["steps"] if self.schedule == "constant" else []),
+        ):
             del plain[name]
         return plain
 
@@ -126,6 +143,7 @@ def train(
     on_metrics: Callable[[int, dict[str, float]], None] | None = None,
     *,
     on_checkpoint: Callable[[int, Path], None] | None = None,
+    probes: Sequence[Probe] = (),
     stop_after: int | None = None,
 ) -> TrainResult:
     """Trains ``method``'s adapter, continuing from the newest whole checkpoint in ``checkpoint_dir`` if there is one.
@@ -133,7 +151,8 @@ def train(
     ``batches(i)`` gives micro-batch i (this rank's part of it); step s uses i = s * accumulate ... + accumulate - 1.
     ``on_metrics(step, metrics)`` is called after each optimiser step, counted from 1, on every rank; after a restart the
     steps since the last checkpoint come again, so a tracker should publish only what ``on_checkpoint(step, path)`` has
-    covered. ``stop_after`` leaves after that many steps of this call without a checkpoint, as a killed process would.
+    covered. Each of ``probes`` adds its numbers to the metrics of the steps it measures after. ``stop_after`` leaves
+    after that many steps of this call without a checkpoint, as a killed process would.
 
     Under torch.distributed gradients are summed over the ranks and weighted by samples. The backbone is left as it was
     found. Raises ValueError for a checkpoint of another configuration or a backbone with adapters switched on already,
@@ -148,8 +167,9 @@ def train(
     devices = [backbone.device] if backbone.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
-            trainer = _Trainer(backbone, method, batches, spec, checkpoint_dir)
-            return trainer.run(on_metrics, on_checkpoint, stop_after)
+            trainer = _Trainer(backbone, method, batches, spec, checkpoint_dir, probes)
+            with laid_out(backbone, shard=spec.shard, compiled=spec.compile):
+                return trainer.run(on_metrics, on_checkpoint, stop_after)
         finally:
             if spec.gradient_checkpointing:
                 _checkpoint_activations(backbone, False)
@@ -166,13 +186,17 @@ class _Trainer:
         batches: Callable[[int], AnyBatch],
         spec: TrainSpec,
         checkpoint_dir: Path | None,
+        probes: Sequence[Probe],
     ) -> None:
+        self._probes = tuple(probes)
+        self._histogram = TimestepHistogram(backbone.num_train_timesteps) if spec.histogram_every else None
         self._backbone, self._method, self._batches, self._spec = backbone, method, batches, spec
         self._folder = checkpoint_dir
         self._world = World.current(backbone.device)
         method.attach(backbone, spec.seed)
         if spec.gradient_checkpointing:
             _checkpoint_activations(backbone, True)
+        self._masks = install(backbone, method.adapter)
         train_mode(backbone, method.adapter)
         self._parameters = adapter_parameters(backbone, method.adapter)
         for parameter in backbone.transformer.parameters():
@@ -206,6 +230,9 @@ class _Trainer:
             metrics = self._train_step()
             self._step += 1
             done_here += 1
+            if metrics["skipped"] == 0.0:
+                self._method.after_step(self._backbone, self._step)
+            metrics |= self._measured()
             self._apply_stop_rules(metrics)
             if on_metrics is not None:
                 on_metrics(self._step, metrics)
@@ -237,15 +264,20 @@ class _Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
         for index, batch in enumerate(micro):
+            self._masks.belong_to(spec.seed, self._step, index, batch.sample_ids)
             _seed_everything(spec.seed, self._step, index, self._world.rank)
             output = self._method.loss(self._backbone, batch)
             share = len(batch) / count
             (output.loss * share).backward()
             for name, value in {"loss": output.loss.detach(), **output.metrics}.items():
                 totals[name] = totals.get(name, torch.zeros((), device=value.device)) + value.float() * share
+            if self._histogram is not None:
+                self._histogram.add(batch.t_B, output.error_B, totals)
         self._world.sum_gradients(self._parameters.values())
         norm = nn.utils.clip_grad_norm_(self._parameters.values(), spec.max_grad_norm or math.inf)
         metrics = self._world.sum_values(totals)
+        if self._histogram is not None:
+            self._histogram.take(metrics)
         metrics |= {"grad_norm": float(norm), "learning_rate": spec.rate(self._step), "samples": count}
         metrics["skipped"] = float(not self._update(metrics, micro))
         return metrics | {"data_seconds": data_seconds, "step_seconds": time.perf_counter() - started}
@@ -284,6 +316,8 @@ class _Trainer:
 
     def _apply_stop_rules(self, metrics: dict[str, float]) -> None:
         for rule, window in zip(self._spec.stop_rules, self._windows, strict=True):
+            if rule.metric not in metrics and self._step > 1:
+                continue  # a probe's, which was there after step 1 and is not measured at each
             if rule.metric not in metrics:
                 raise ValueError(f"stop rule on unknown metric {rule.metric!r}; this method logs {', '.join(metrics)}")
             if math.isfinite(metrics[rule.metric]):
@@ -294,6 +328,17 @@ class _Trainer:
                     f"{rule.metric} averaged {mean:.4g} over the last {rule.window} steps, above {rule.above}, "
                     f"at step {self._step}"
                 )
+
+    def _measured(self) -> dict[str, float]:
+        """What probes and the timestep histogram say after this step."""
+        found: dict[str, float] = {}
+        last = self._step >= self._spec.steps
+        for probe in self._probes:
+            if self._step == 1 or last or self._step % probe.every == 0:
+                found |= run_probe(probe, self._backbone, self._method, self._world)
+        if self._histogram is not None and (last or self._step % self._spec.histogram_every == 0):
+            found |= self._histogram.tell()
+        return found
 
     # Checkpoints
 
@@ -309,11 +354,14 @@ class _Trainer:
         tensors = {"adapter": dict(self._parameters), "optimizer": self._moments()}
         if self._ema is not None:
             tensors["ema"] = dict(self._ema)
+        if kept := dict(self._method.tensors(self._backbone)):
+            tensors["method"] = kept
         state = {
             "identity": self._identity(),
             "nonfinite": self._nonfinite,
             "stopped": self._stopped,
             "windows": [list(window) for window in self._windows],
+            "histogram": self._histogram.state() if self._histogram else None,
             "versions": {"torch": torch.__version__},
         }
         if self._world.rank == 0:
@@ -344,6 +392,8 @@ class _Trainer:
                 parameter.copy_(checkpoint.tensors["adapter"][name])
                 if self._ema is not None:
                     self._ema[name].copy_(checkpoint.tensors["ema"][name])
+            for name, tensor in self._method.tensors(self._backbone).items():
+                tensor.copy_(checkpoint.tensors["method"][name])
         for key, value in checkpoint.tensors["optimizer"].items():
             kind, name = key.split("/", 1)
             parameter = self._parameters[name]
@@ -352,6 +402,8 @@ class _Trainer:
             self._optimizer.state[parameter][kind] = placed
         self._step = checkpoint.step
         self._nonfinite = checkpoint.state["nonfinite"]
+        if self._histogram is not None:
+            self._histogram.restore(checkpoint.state["histogram"])
         self._stopped = checkpoint.state["stopped"]
         for window, values in zip(self._windows, checkpoint.state["windows"], strict=True):
             window.extend(values)

@@ -1,4 +1,4 @@
-"""Merging LoRA adapters: the exact weighted sum of their deltas, its best low-rank form, and TIES and DARE on deltas.
+"""Merging LoRA adapters: the exact weighted sum of their deltas, its best low-rank form, and pruning, TIES and DARE on deltas.
 
 A module's delta is dW = s B A with s = alpha / r (alpha / sqrt(r) for rsLoRA). All maths is in float32 on the CPU. Our
 own, because PEFT's ``linear`` adds A's and B's separately (cross terms B_i A_j) and its rsLoRA merges are wrong up to
@@ -8,8 +8,9 @@ own, because PEFT's ``linear`` adds A's and B's separately (cross terms B_i A_j)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, Literal
 
@@ -19,16 +20,21 @@ from torch import Tensor
 from models.training.adapter import AdapterState
 from models.training.randomness import seed_of
 
-Method = Literal["cat", "svd", "ties", "dare", "linear"]
+Method = Literal["cat", "svd", "ties", "dare", "magnitude_prune", "linear"]
+SIGN_ROWS = 1024  # rows of a delta that are dense at once while signs are compared: 25 MB each at a width of 3072
 
 
 @dataclass(frozen=True)
 class Factor:
-    """One module's low-rank delta ``scale * B @ A``; A is (rank, in), B is (out, rank)."""
+    """One module's low-rank delta ``scale * B @ A``; A is (rank, in), B is (out, rank).
+
+    For a convolution ``kernel`` is its (height, width), and A is (rank, in * height * width).
+    """
 
     A: Tensor
     B: Tensor
     scale: float
+    kernel: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.A.ndim != 2 or self.B.ndim != 2 or self.A.shape[0] != self.B.shape[1]:
@@ -53,20 +59,32 @@ def lora_scale(rank: int, alpha: float, rslora: bool = False) -> float:
 
 def factors_of(adapter: AdapterState) -> dict[str, Factor]:
     """An adapter as factors by module."""
-    return {
-        m: Factor(adapter.state[f"{m}.lora_A.weight"], adapter.state[f"{m}.lora_B.weight"], adapter.scale(m))
-        for m in adapter.modules
-    }
+    factors = {}
+    for module in adapter.modules:
+        a, b = adapter.state[f"{module}.lora_A.weight"], adapter.state[f"{module}.lora_B.weight"]
+        kernel = (int(a.shape[2]), int(a.shape[3])) if a.ndim == 4 else None
+        factors[module] = Factor(a.flatten(1), b.flatten(1), adapter.scale(module), kernel)
+    return factors
 
 
 def adapter_of(factors: Factors, metadata: Mapping[str, Any]) -> AdapterState:
     """Factors as an adapter; alpha carries the scale, whatever its sign."""
     state: dict[str, Tensor] = {}
     for module, factor in factors.items():
-        state[f"{module}.lora_A.weight"] = factor.A.float().contiguous()
-        state[f"{module}.lora_B.weight"] = factor.B.float().contiguous()
+        a, b = factor.A.float(), factor.B.float()
+        if factor.kernel is not None:
+            a, b = a.reshape(factor.rank, -1, *factor.kernel), b[:, :, None, None]
+        state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"] = a.contiguous(), b.contiguous()
     rank = {m: f.rank for m, f in factors.items()}
     return AdapterState(state, rank, {m: f.scale * f.rank for m, f in factors.items()}, dict(metadata))
+
+
+@dataclass(frozen=True)
+class ModuleWeights:
+    """Other weights for the modules whose whole name the regular expression ``match`` matches, by adapter name."""
+
+    match: str
+    weights: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -74,8 +92,9 @@ class MergeSpec:
     """How to merge.
 
     ``cat`` is exact and its rank is the sum of ranks. ``svd`` keeps ``rank`` singular values, or as many as hold
-    ``energy`` of the squared norm, and refuses an error above ``max_rel_err``. ``ties`` (Yadav et al. 2023) and
-    ``dare`` (Yu et al. 2024) work on dense deltas, keep ``density`` of the entries, then recompress like ``svd``.
+    ``energy`` of the squared norm, and refuses an error above ``max_rel_err``. ``magnitude_prune``, ``ties`` (Yadav et al.
+    2023) and ``dare`` (Yu et al. 2024) work on dense deltas, keep ``density`` of the entries, then recompress like ``svd``.
+    The first of ``per_module`` that matches a module replaces the weights it names there.
     """
 
     method: Method = "cat"
@@ -85,6 +104,16 @@ class MergeSpec:
     density: float = 0.5
     seed: int = 0
     allow_inexact: bool = False
+    per_module: tuple[ModuleWeights, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one adapter brings to one module."""
+
+    adapter: str
+    factor: Factor
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -96,6 +125,12 @@ class MergeReport:
     relative_error: float  # over all modules together
     weighted_sum_error: float  # the same against the plain weighted sum of deltas: 0 for cat
     conflicts: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def mean_conflicts(self) -> dict[str, float]:
+        """Cosines and sign agreements of each two adapters, averaged over the modules that both have."""
+        rows = self.conflicts.values()
+        names = sorted({key for row in rows for key in row if key.startswith(("cosine_", "sign_agreement_"))})
+        return {name: _mean([row[name] for row in rows if name in row]) for name in names}
 
 
 def merge(
@@ -116,30 +151,32 @@ def merge(
         )
     if not 0 < spec.density <= 1:
         raise ValueError(f"density is {spec.density}, must be above 0 and at most 1")
+    by_module = _weights(adapters, weights, spec.per_module)
     merged: dict[str, Factor] = {}
     sums = {"wanted": 0.0, "lost": 0.0, "exact": 0.0, "off": 0.0}
     errors: dict[str, float] = {}
-    for module in _modules(adapters):
-        parts = [(a[module], float(weights[name])) for name, a in adapters.items() if module in a]
-        if len({(f.B.shape[0], f.A.shape[1]) for f, _ in parts}) > 1:
-            shapes = ", ".join(str((f.B.shape[0], f.A.shape[1])) for f, _ in parts)
+    for module, own in by_module.items():
+        parts = [Part(name, a[module], own[name]) for name, a in adapters.items() if module in a]
+        if len({(p.factor.B.shape[0], p.factor.A.shape[1], p.factor.kernel) for p in parts}) > 1:
+            shapes = ", ".join(str((p.factor.B.shape[0], p.factor.A.shape[1])) for p in parts)
             raise ValueError(f"module {module}: deltas of different shapes {shapes}; the adapters' bases differ")
-        exact = cat(parts)
+        exact = cat([(p.factor, p.weight) for p in parts])
         if spec.method == "cat":
-            merged[module], lost, wanted = exact, 0.0, _norm(exact)
+            made, lost, wanted = exact, 0.0, _norm(exact)
         elif spec.method == "svd":
-            merged[module], lost, wanted = truncate(exact, rank=_rank_limit(spec, parts), energy=spec.energy)
+            made, lost, wanted = truncate(exact, rank=_rank_limit(spec, parts), energy=spec.energy)
         elif spec.method == "linear":
-            merged[module] = linear(parts, module)
+            made = linear([(p.factor, p.weight) for p in parts], module)
             lost, wanted = 0.0, _norm(exact)
         else:
-            dense = _ties(parts, spec.density) if spec.method == "ties" else _dare(parts, spec, module)
-            merged[module], lost, wanted = compress(dense, rank=_rank_limit(spec, parts), energy=spec.energy)
+            dense = _DENSE[spec.method](parts, spec, module)
+            made, lost, wanted = compress(dense, rank=_rank_limit(spec, parts), energy=spec.energy)
+        merged[module] = replace(made, kernel=parts[0].factor.kernel)
         errors[module] = lost / wanted if wanted else 0.0
         sums["lost"] += lost**2
         sums["wanted"] += wanted**2
         if spec.method != "cat":
-            sums["off"] += _norm(cat([(merged[module], 1.0), (exact, -1.0)])) ** 2
+            sums["off"] += _norm(cat([(made, 1.0), (exact, -1.0)])) ** 2
             sums["exact"] += _norm(exact) ** 2
     worst = max(errors, key=lambda m: errors[m], default=None)
     if spec.max_rel_err is not None and worst is not None and errors[worst] > spec.max_rel_err:
@@ -195,9 +232,10 @@ def compress(delta: Tensor, *, rank: int | None = None, energy: float | None = N
 
 
 def conflicts(adapters: Mapping[str, Factors]) -> dict[str, dict[str, float]]:
-    """Per module, the norm of each adapter's delta and the cosine of each two: where adapters pull apart.
+    """Per module, the norm of each adapter's delta, and of each two their cosine and sign agreement: where they pull apart.
 
-    <dW1, dW2> = s1 s2 sum((B1^T B2) * (A1 A2^T)), so no dense delta is formed.
+    <dW1, dW2> = s1 s2 sum((B1^T B2) * (A1 A2^T)), so no dense delta is formed for it. Sign agreement is the share (0..1) of
+    the entries where neither delta is 0 whose signs are equal: a half when two deltas have nothing to do with each other.
     """
     table: dict[str, dict[str, float]] = {}
     for module in _modules(adapters):
@@ -208,8 +246,42 @@ def conflicts(adapters: Mapping[str, Factors]) -> dict[str, dict[str, float]]:
             if norms[one] and norms[other]:
                 cosine = _inner(present[one], present[other]) / (norms[one] * norms[other])
                 row[f"cosine_{one}_{other}"] = cosine
+                row[f"sign_agreement_{one}_{other}"] = sign_agreement(present[one], present[other])
         table[module] = row
     return table
+
+
+def sign_agreement(one: Factor, other: Factor) -> float:
+    """Share (0..1) of the entries where neither delta is 0 whose signs are equal; 0 when there is no such entry."""
+    equal = both = 0
+    for start in range(0, one.B.shape[0], SIGN_ROWS):
+        rows = slice(start, start + SIGN_ROWS)
+        product = torch.sign(replace(one, B=one.B[rows]).delta()) * torch.sign(replace(other, B=other.B[rows]).delta())
+        equal += int((product > 0).sum())
+        both += int((product != 0).sum())
+    return equal / both if both else 0.0
+
+
+def _weights(
+    adapters: Mapping[str, Factors], weights: Mapping[str, float], per_module: Sequence[ModuleWeights]
+) -> dict[str, dict[str, float]]:
+    """The adapters' weights by module; a rule that names a stranger or matches nothing is an error, not a no-op."""
+    modules = _modules(adapters)
+    for rule in per_module:
+        strange = sorted(set(rule.weights) - set(weights))
+        if strange:
+            raise ValueError(f"per_module {rule.match!r} weighs {', '.join(strange)}; there are {', '.join(weights)}")
+        try:
+            matches = any(re.fullmatch(rule.match, module) for module in modules)
+        except re.error as error:
+            raise ValueError(f"per_module {rule.match!r} is not a regular expression: {error}") from error
+        if not matches:
+            raise ValueError(f"per_module {rule.match!r} matches no module; the adapters have for example {modules[0]}")
+    by_module = {}
+    for module in modules:
+        rule_weights = next((rule.weights for rule in per_module if re.fullmatch(rule.match, module)), {})
+        by_module[module] = {name: float(w) for name, w in {**weights, **rule_weights}.items()}
+    return by_module
 
 
 def _modules(adapters: Mapping[str, Factors]) -> list[str]:
@@ -229,11 +301,20 @@ def _keep(U: Tensor, S: Tensor, Vh: Tensor, rank: int | None, energy: float | No
     return factor, math.sqrt(float((S[keep:] ** 2).sum())), math.sqrt(total)
 
 
-def _ties(parts: Sequence[tuple[Factor, float]], density: float) -> Tensor:
-    """Trim to the largest entries, elect a sign by the weighted sum, add the entries that agree with it."""
-    trimmed = torch.stack([w * _top(f.delta(), density) for f, w in parts])
+def _ties(parts: Sequence[Part], spec: MergeSpec, module: str) -> Tensor:
+    """Trim to the largest entries, elect a sign by the weighted sum, add the entries that agree with it.
+
+    The paper averages the entries that agree and scales the result up again; weights that sum to 1 make the sum that
+    average, and one adapter with weight 1 at density 1 is itself.
+    """
+    trimmed = torch.stack([p.weight * _top(p.factor.delta(), spec.density) for p in parts])
     elected = torch.sign(trimmed.sum(0))
     return torch.where(torch.sign(trimmed) == elected, trimmed, torch.zeros(())).sum(0)
+
+
+def _magnitude_prune(parts: Sequence[Part], spec: MergeSpec, module: str) -> Tensor:
+    """The weighted sum of the deltas, each trimmed to its largest entries."""
+    return torch.stack([p.weight * _top(p.factor.delta(), spec.density) for p in parts]).sum(0)
 
 
 def _top(delta: Tensor, density: float) -> Tensor:
@@ -242,21 +323,28 @@ def _top(delta: Tensor, density: float) -> Tensor:
     return torch.where(delta.abs() >= threshold, delta, torch.zeros(()))
 
 
-def _dare(parts: Sequence[tuple[Factor, float]], spec: MergeSpec, module: str) -> Tensor:
-    """Drop entries at random and rescale the rest by 1 / density; seeded by module and adapter."""
-    total = torch.zeros_like(parts[0][0].delta())
-    for i, (factor, weight) in enumerate(parts):
-        draws = torch.Generator().manual_seed(seed_of(spec.seed, "dare", module, i))
-        delta = factor.delta()
+def _dare(parts: Sequence[Part], spec: MergeSpec, module: str) -> Tensor:
+    """Drop entries at random and rescale the rest by 1 / density; seeded by module and adapter name."""
+    total = torch.zeros_like(parts[0].factor.delta())
+    for part in parts:
+        draws = torch.Generator().manual_seed(seed_of(spec.seed, "dare", module, part.adapter))
+        delta = part.factor.delta()
         mask = torch.rand(delta.shape, generator=draws) < spec.density
-        total += weight * delta * mask / spec.density
+        total += part.weight * delta * mask / spec.density
     return total
 
 
-def _rank_limit(spec: MergeSpec, parts: Sequence[tuple[Factor, float]]) -> int | None:
+_DENSE: dict[str, Callable[[Sequence[Part], MergeSpec, str], Tensor]] = {
+    "ties": _ties,
+    "dare": _dare,
+    "magnitude_prune": _magnitude_prune,
+}
+
+
+def _rank_limit(spec: MergeSpec, parts: Sequence[Part]) -> int | None:
     if spec.rank is not None:
         return spec.rank
-    return None if spec.energy is not None else max(f.rank for f, _ in parts)
+    return None if spec.energy is not None else max(p.factor.rank for p in parts)
 
 
 def _inner(first: Factor, second: Factor) -> float:
@@ -267,6 +355,10 @@ def _inner(first: Factor, second: Factor) -> float:
 
 def _norm(factor: Factor) -> float:
     return math.sqrt(max(_inner(factor, factor), 0.0))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -35,9 +35,9 @@ def sample(
     ``shape`` is (C, F, H, W) of Backbone.latent_shape; ``null_text_LD`` the embedding of the empty or negative prompt
     (a leading dimension of 1 is fine); ``seed`` one seed for the batch's single item, or one per item. The same seed
     with and without ``rope_offset`` starts from the same noise: that is how Consis-DPO's pairs are made. Deterministic
-    (DDIM, eta 0): the same call gives the same latents on the same machine.
+    (DDIM with eta 0, Euler or UniPC, as the family samples): the same call gives the same latents on the same machine.
     """
-    guidance = guidance or Guidance.none()
+    guidance = (guidance or Guidance.none()).of(distilled=backbone.guidance_distilled)
     count = len(text_BLD)
     seeds = list(seed) if isinstance(seed, Sequence) else [seed]
     if len(seeds) != count:
@@ -47,13 +47,12 @@ def sample(
     if references_BRCHW is not None and references_BRCHW.shape[1] == 0:
         references_BRCHW = None
     null_BLD = null_text_LD.reshape(-1, *text_BLD.shape[1:])[:1].expand_as(text_BLD)
-    scheduler = backbone.new_scheduler()
-    scheduler.set_timesteps(steps)
+    scheduler = backbone.sampler(steps, shape)
     x = initial_noise(seeds, shape).to(backbone.device)
     denoiser = _Denoiser(backbone, text_BLD, null_BLD, references_BRCHW, rope_offset, guidance.null_reference)
     for index, t in enumerate(scheduler.timesteps):
-        denoiser.x, denoiser.t = x, int(t)
-        level = int(t) / backbone.num_train_timesteps
+        denoiser.x, denoiser.t = x, t
+        level = float(t) / backbone.num_train_timesteps
         prediction = guidance.combine(level, index / steps, references_BRCHW is not None, denoiser.predict)
         x = scheduler.step(prediction, t, x, return_dict=False)[0]
         if on_step is not None:
@@ -65,7 +64,7 @@ class _Denoiser:
     """Predicts guidance branches at the current x and t, those of one shape together in one forward."""
 
     x: Tensor
-    t: int
+    t: Tensor
 
     def __init__(
         self,
@@ -96,9 +95,10 @@ class _Denoiser:
         references = [self._references[with_references] for _, with_references in group]
         prediction = self._backbone.predict(
             torch.cat([self.x] * many),
-            torch.full((many * len(self.x),), self.t, dtype=torch.int64),
+            self.t.expand(many * len(self.x)),
             torch.cat([self._texts[with_text] for with_text, _ in group]),
             torch.cat([part for part in references if part is not None]) if with_tokens else None,
             self._offset if with_tokens else NO_OFFSET,
+            embedded_guidance=self._backbone.embedded_guidance,
         )
         return list(prediction.chunk(many))

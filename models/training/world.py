@@ -39,6 +39,14 @@ class World:
             dist.all_reduce(stacked)
         return dict(zip(names, stacked.tolist(), strict=True))
 
+    def sum_tensor(self, values: Tensor) -> Tensor:
+        """The sum over the ranks, on the CPU; every rank must bring the same shape."""
+        if self.size == 1:
+            return values
+        total = values.to(self.device)
+        dist.all_reduce(total)
+        return total.cpu()
+
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replaces each gradient by its sum over the ranks; a parameter without one counts as zero."""
         if self.size == 1:

@@ -1,4 +1,4 @@
-"""``fulcrum``: run, plan, status, graph, funnel, remove, config, review, world."""
+"""``fulcrum``: run, plan, status, graph, funnel, remove, train, merge, sample, adapter, promote, config, review, world."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from rich.table import Table as RichTable
 
 from fulcrum.version import __version__
 from pipelines.catalog import BUILT_IN, find
-from pipelines.cli import config_commands, funnel_commands, remove_commands, review_commands, world_commands
+from pipelines.cli import (
+    adapter_commands,
+    config_commands,
+    funnel_commands,
+    promote_command,
+    remove_commands,
+    review_commands,
+    train_commands,
+    world_commands,
+)
 from pipelines.cli.options import (
     Assignments,
     ConfigFile,
@@ -44,6 +53,8 @@ app = typer.Typer(
 app.add_typer(config_commands.app, name="config")
 app.add_typer(review_commands.app, name="review")
 app.add_typer(world_commands.app, name="world")
+app.add_typer(train_commands.app, name="train")
+app.add_typer(adapter_commands.app, name="adapter")
 
 
 def _version(value: bool) -> None:
@@ -200,6 +211,9 @@ def graph(
 
 app.command()(funnel_commands.funnel)
 app.command()(remove_commands.remove)
+app.command()(promote_command.promote)
+app.command()(adapter_commands.merge)
+app.command()(adapter_commands.sample)
 
 
 def run_app() -> int:

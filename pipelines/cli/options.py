@@ -10,7 +10,9 @@ import typer
 from pipelines.config import Config, load
 from pipelines.dag.graph import Pipeline
 
-PipelineName = Annotated[str, typer.Argument(help="curate, libragen, demo, or package.module:NAME", metavar="PIPELINE")]
+PipelineName = Annotated[
+    str, typer.Argument(help="curate, libragen, libragen_swept, demo, or package.module:NAME", metavar="PIPELINE")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file", metavar="FILE")]
 Assignments = Annotated[
     list[str] | None,

@@ -1,23 +1,29 @@
-"""The review page's server: a campaign list, one page per campaign, a small JSON interface and the media."""
+"""The review page's server: pages, a small JSON interface and the media, behind one guard."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote, urlsplit
 
+import sqlalchemy as sa
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stages.review import queue
-from stages.review.database import open_database
+from stages.review import lead_routes, login, people_routes, queue, routes
+from stages.review.access import LoginLimit, NeedsLogin
+from stages.review.dashboard import Dashboards
+from stages.review.database import Database, open_database
 from stages.review.errors import ReviewError
 from stages.review.media import MediaStore, media_root_for
-from stages.review.routes import NeedsName, pages, router
+from stages.review.people import invite, members
 
 HERE = Path(__file__).parent
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -37,49 +43,77 @@ HEADERS = {
 }
 
 
-def create_app(database: str | Path, media_root: Path | None = None) -> FastAPI:
-    """The application for one review database.
+def create_app(
+    database: str | Path,
+    media_root: Path | None = None,
+    public_url: str | None = None,
+    rules: Callable[[Database, str], Any] | None = None,
+) -> FastAPI:
+    """The application for one review database; ``public_url`` is how people's browsers reach it, if not by loopback.
 
-    It trusts whoever reaches it to say their own name, so it belongs on this machine's loopback address only (``serve``
-    sees to that); everyone there may also settle disagreements, as a lead.
+    ``rules`` is for the dashboard of whoever has the store at hand: see ``Dashboards``.
     """
     app = FastAPI(title="Fulcrum review", docs_url=None, redoc_url=None)
     app.state.db = open_database(database)
     app.state.media = MediaStore(media_root or media_root_for(database))
+    app.state.limit = LoginLimit()
+    app.state.dashboards = Dashboards(app.state.db, rules)
+    app.state.secure = bool(public_url and public_url.startswith("https://"))
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-    app.include_router(router)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
-    app.middleware("http")(_guard)
+    for part in (routes, login, lead_routes, people_routes):
+        app.include_router(part.router)
+    named = [urlsplit(public_url).hostname or ""] if public_url else []
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, *named])
+    app.add_middleware(Guard)
     _errors(app)
     return app
 
 
-async def _guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    length = request.headers.get("content-length", "0")
-    if request.method == "POST" and (not length.isdigit() or int(length) > MAX_BODY):
-        response: Response = JSONResponse({"error": "This request is too large."}, 413)
-    else:
-        response = await call_next(request)
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
-    if not request.url.path.startswith(("/media/", "/static/")):
-        response.headers.setdefault("Cache-Control", "no-store")
-    return response
+class Guard:
+    """Refuses bodies that are too large or of unknown length, and puts the security headers on every response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if not scope["path"].startswith(("/media/", "/static/")):
+                    headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        given = Headers(scope=scope)
+        length = given.get("content-length", "0")
+        if "transfer-encoding" in given:
+            refusal = JSONResponse({"error": "Say how long the request is."}, 411)
+        elif not length.isdigit() or int(length) > MAX_BODY:
+            refusal = JSONResponse({"error": "This request is too large."}, 413)
+        else:
+            return await self.app(scope, receive, guarded)
+        return await refusal(scope, receive, guarded)
 
 
 def _errors(app: FastAPI) -> None:
-    """One shape for everything that goes wrong: JSON for the page's script, a plain page for a person."""
+    """One shape for everything that goes wrong: JSON for programs, a plain page for a person."""
 
-    def answer(request: Request, status: int, message: str) -> Response:
-        if request.url.path.startswith("/api/"):
-            return JSONResponse({"error": message}, status)
-        return pages.TemplateResponse(request, "error.html", {"message": message}, status_code=status)
-
-    @app.exception_handler(NeedsName)
-    def needs_name(request: Request, error: Exception) -> Response:
+    def answer(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
         if request.url.path.startswith(("/api/", "/media/")):
-            return JSONResponse({"error": "Say your name first: reload the page."}, 401)
-        return RedirectResponse(f"/hello?next={quote(request.url.path)}", 303)
+            return JSONResponse({"error": message}, status, headers)
+        return login.pages.TemplateResponse(
+            request, "error.html", {"message": message}, status_code=status, headers=headers
+        )
+
+    @app.exception_handler(NeedsLogin)
+    def needs_login(request: Request, error: Exception) -> Response:
+        if request.url.path.startswith(("/api/", "/media/", "/logout")):
+            return JSONResponse({"error": "Log in first: reload the page."}, 401)
+        return RedirectResponse(f"/login?next={quote(request.url.path)}", 303)
 
     @app.exception_handler(queue.Closed)
     def closed(request: Request, error: Exception) -> Response:
@@ -93,10 +127,18 @@ def _errors(app: FastAPI) -> None:
     def refused(request: Request, error: Exception) -> Response:
         return answer(request, 422, str(error))
 
+    @app.exception_handler(sa.exc.DataError)
+    def unstorable(request: Request, error: Exception) -> Response:
+        return answer(request, 422, "The request holds characters that cannot be stored.")  # PostgreSQL takes no NUL
+
+    @app.exception_handler(sa.exc.OperationalError)
+    def no_database(request: Request, error: Exception) -> Response:
+        return answer(request, 503, "The review database does not answer now; try again.", {"Retry-After": "5"})
+
     @app.exception_handler(StarletteHTTPException)
     def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, StarletteHTTPException)
-        return answer(request, error.status_code, str(error.detail))
+        return answer(request, error.status_code, str(error.detail), dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     def malformed(request: Request, error: Exception) -> Response:
@@ -105,16 +147,50 @@ def _errors(app: FastAPI) -> None:
         return answer(request, 422, said)
 
 
-def serve(database: str | Path, host: str = "127.0.0.1", port: int = 8765, media_root: Path | None = None) -> None:
-    """Serve the review page until interrupted.
+def serve(
+    database: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    media_root: Path | None = None,
+    public_url: str | None = None,
+    rules: Callable[[Database, str], Any] | None = None,
+) -> None:
+    """Serve the review page until interrupted, and print how to get in where nobody has been invited yet.
 
-    Raises ``ReviewError`` for an address other than this machine's own: people are known by the name they give.
+    Raises ``ReviewError`` for an address other than this machine's own without ``public_url``: the server answers only
+    to names it knows, so that no other site can pass for it.
     """
     import uvicorn
 
-    if host not in LOOPBACK:
+    if host not in LOOPBACK and not public_url:
         raise ReviewError(
-            f"The review page has no accounts and is served to this machine only, not on {host}. From another machine, "
-            f"open a tunnel (ssh -L {port}:127.0.0.1:{port} <this machine>) and use http://127.0.0.1:{port}."
+            f"Served on {host}, the page needs --public-url: the address that people type, best one that begins with "
+            f"https and ends at a proxy here. Without it, open a tunnel (ssh -L {port}:127.0.0.1:{port} <this machine>) and "
+            f"leave --host alone."
         )
-    uvicorn.run(create_app(database, media_root), host=host, port=port, log_level="warning")
+    app = create_app(database, media_root, public_url, rules)
+    base = (public_url or f"http://{host}:{port}").rstrip("/")
+    if public_url and not app.state.secure:
+        print(f"review: {base} is not https: tokens and cookies can be read on the way", flush=True)
+    greet(app.state.db, base)
+    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+
+
+def greet(db: Database, base: str) -> None:
+    """Say where the page is; whoever starts the server on a new database becomes its admin."""
+    if members(db):
+        print(f"review: {base} (invite people with `fulcrum review invite NAME`)", flush=True)
+        return
+    import getpass
+
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = "admin"
+    link = invitation(base, invite(db, name, "admin"))
+    print(f"review: nobody is invited yet. You are {name}, the admin; log in once with\n  {link}", flush=True)
+
+
+def invitation(base: str, token: str) -> str:
+    """The link that logs its holder in. What follows # stays in the browser."""
+    return f"{base.rstrip('/')}/login#{token}"

@@ -2,70 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, RowMapping
 
-from stages.review.answers import Form
+from stages.review.answers import HIGHEST, LOWEST, Form, sides
 from stages.review.database import Database, record_event
+from stages.review.database import lock as database_lock
 from stages.review.errors import ReviewError
-from stages.review.schema import campaign, item, lease, person, response
-
-Aggregation = Literal["unanimous", "majority", "lead"]
-SkipPolicy = Literal["count", "others", "me"]
+from stages.review.gold import check_gold
+from stages.review.schema import campaign, draft, item, lease, person, response
+from stages.review.spec import Aggregation, CampaignSpec, NewItem, digest, item_id, payload_digest
 
 # A writer holds SQLite's only write lock; longer batches would make reviewers wait.
 INSERT_BATCH = 500
-
-
-class CampaignSpec(BaseModel):
-    """Everything that a campaign is, beside its items.
-
-    ``overlap`` is how many people judge each item. ``skip_policy`` says what a skip does: ``count`` takes it for an
-    answer (the item ends in_review), ``others`` leaves the item to other people, ``me`` asks the same person again at
-    the end. ``aggregation``: ``unanimous`` and ``majority`` leave a disagreement in_review; ``lead`` waits for a lead,
-    whose answer decides. ``carry`` takes over people's answers from earlier campaigns where payload, question and rubric
-    are the same to the letter.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    campaign_id: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
-    form: Form
-    title: str
-    guidelines: str
-    reasons: tuple[str, ...] = Field(default=(), max_length=9)  # one digit key each
-    skip_reasons: tuple[str, ...] = Field(default=("does not play", "cannot tell", "other"), max_length=9)
-    overlap: int = Field(default=1, ge=1, le=20)
-    lease_seconds: int = Field(default=300, ge=1)
-    skip_policy: SkipPolicy = "count"
-    aggregation: Aggregation = "majority"
-    seed: int = 0
-    carry: bool = True
-    next_command: str = "fulcrum run"
-
-    @property
-    def kind(self) -> Literal["filter", "pairwise"]:
-        return "filter" if self.form == "filter" else "pairwise"
-
-
-@dataclass(frozen=True)
-class NewItem:
-    """One thing to judge. ``payload`` is all that its page may show; ``stratum`` and probability never leave the server."""
-
-    external_id: str
-    payload: Mapping[str, Any]
-    stratum: str = "kept"
-    inclusion_probability: float = 1.0
-    priority: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,21 +49,6 @@ class Progress:
         return self.items - self.done
 
 
-def digest(*parts: object) -> str:
-    """sha256 over a canonical JSON encoding, 64 hexadecimal digits."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def item_id(campaign_id: str, external_id: str) -> str:
-    return digest("item", campaign_id, external_id)[:32]
-
-
-def payload_digest(spec: CampaignSpec, payload: Mapping[str, Any]) -> str:
-    """Equal digests: the same thing was shown with the same question and rubric, so an answer may be carried over."""
-    return digest("payload", spec.form, spec.guidelines, spec.reasons, payload)
-
-
 def create_campaign(
     db: Database,
     spec: CampaignSpec,
@@ -127,6 +69,7 @@ def create_campaign(
         raise ReviewError(f"Campaign {spec.campaign_id}: {twice} is there twice; each thing is judged as one item.")
     text = spec.model_dump_json()
     with db.write() as connection:
+        database_lock(connection, f"campaign {spec.campaign_id}")
         found = _find(connection, spec.campaign_id)
         if found is not None and found.spec.model_copy(update={"next_command": spec.next_command}) != spec:
             raise ReviewError(
@@ -174,7 +117,10 @@ def _item_row(spec: CampaignSpec, new: NewItem) -> dict[str, Any]:
         "payload_digest": payload_digest(spec, new.payload),
         "stratum": new.stratum,
         "inclusion_probability": new.inclusion_probability,
+        "hidden": json.dumps(new.hidden, sort_keys=True, ensure_ascii=False),
         "priority": new.priority,
+        "uncertainty": new.uncertainty,
+        "gold": None if new.gold is None else json.dumps(check_gold(spec, new.gold), sort_keys=True),
         "shuffle": int(digest("shuffle", spec.seed, new.external_id)[:8], 16) % (2**31 - 1),
         "state": "open",
     }
@@ -254,6 +200,14 @@ def locked_campaign(connection: Connection, campaign_id: str) -> Campaign:
     return found
 
 
+def read_campaign(connection: Connection, campaign_id: str) -> Campaign:
+    """The campaign as of the caller's transaction. Raises ``ReviewError`` when there is none."""
+    found = _find(connection, campaign_id)
+    if found is None:
+        raise ReviewError(f"There is no campaign {campaign_id}.")
+    return found
+
+
 def find_campaign(db: Database, campaign_id: str) -> Campaign | None:
     with db.read() as connection:
         return _find(connection, campaign_id)
@@ -276,54 +230,72 @@ def list_campaigns(db: Database) -> list[Campaign]:
     return sorted(found, key=lambda one: one.state != "open")
 
 
-def counted_per_item(campaign_id: str) -> sa.Subquery:
-    """Per item of the campaign: counted answers, different conclusions among them, and answers of a lead."""
-    live = (response.c.item_id == item.c.id) & (response.c.state == "live")
-    counted = sa.case((response.c.standing == "counted", 1), else_=0)
-    by_lead = sa.case((response.c.standing == "lead", 1), else_=0)
-    said = sa.case((response.c.standing == "counted", response.c.conclusion))
+def agreeing(form: Form) -> tuple[tuple[str, ...], ...]:
+    """Sets of conclusions that count as one opinion: each by itself, but ratings that lie next to each other together."""
+    if form == "likert":
+        return (*((str(score), str(score + 1)) for score in range(LOWEST, HIGHEST)), ("skip",))
+    said = ("accept", "reject") if form == "filter" else (*sides(form), "same", "both_bad", "rest_differs")
+    return tuple((one,) for one in (*said, "skip"))
+
+
+def enough(rule: Aggregation, agreed: Any, answers: Any) -> Any:
+    """Whether ``agreed`` of ``answers`` decide; takes numbers and SQL expressions alike."""
+    return 2 * agreed > answers if rule == "majority" else agreed == answers
+
+
+def decided(spec: CampaignSpec, said: Sequence[str]) -> tuple[str, ...] | None:
+    """The conclusions that together decide among those ``said``, or None when the rule finds no decision."""
+    best = max(agreeing(spec.form), key=lambda group: sum(one in group for one in said))
+    return best if said and enough(spec.aggregation, sum(one in best for one in said), len(said)) else None
+
+
+def counted_per_item(of: Campaign) -> sa.Subquery:
+    """Per item that has an answer: item_id, counted ``answers``, the different conclusions ``said`` among them, and
+    ``disputed``: all are in, they do not decide, and neither has a lead. One walk along an index of the responses.
+    """
+    return _per_item(of.id, of.spec.form, of.spec.aggregation, of.spec.overlap)
+
+
+@lru_cache(maxsize=64)  # the claim's most costly part was to put this expression together
+def _per_item(campaign_id: str, form: Form, rule: Aggregation, overlap: int) -> sa.Subquery:
+    counted = response.c.standing == "counted"
+
+    def times(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+        return sa.func.sum(sa.case((condition, 1), else_=0))
+
+    answers, by_lead = times(counted), times(response.c.standing == "lead")
+    agreed = [times(counted & response.c.conclusion.in_(group)) for group in agreeing(form)]
+    decided = sa.or_(by_lead > 0, *(enough(rule, one, answers) for one in agreed))
+    said = sa.func.count(sa.distinct(sa.case((counted, response.c.conclusion))))
+    disputed = sa.case((sa.and_(answers >= overlap, ~decided), 1), else_=0)
+    withdrawn = sa.select(item.c.id).where(item.c.campaign_id == campaign_id, item.c.state == "withdrawn")
     return (
-        sa.select(
-            item.c.id,
-            sa.func.coalesce(sa.func.sum(counted), 0).label("answers"),
-            sa.func.count(sa.distinct(said)).label("conclusions"),
-            sa.func.coalesce(sa.func.sum(by_lead), 0).label("lead_answers"),
-        )
-        .select_from(item.outerjoin(response, live))
-        .where(item.c.campaign_id == campaign_id, item.c.state == "open")
-        .group_by(item.c.id)
+        sa.select(response.c.item_id, answers.label("answers"), said.label("said"), disputed.label("disputed"))
+        .where(response.c.campaign_id == campaign_id, response.c.state == "live", response.c.item_id.not_in(withdrawn))
+        .group_by(response.c.item_id)
         .subquery()
     )
 
 
 def progress(db: Database, campaign_id: str, person_id: str | None = None) -> Progress:
     with db.read() as connection:
-        found = _find(connection, campaign_id)
-        if found is None:
-            raise ReviewError(f"There is no campaign {campaign_id}.")
-        return progress_of(connection, found, person_id)
+        return progress_of(connection, read_campaign(connection, campaign_id), person_id)
 
 
 def progress_of(connection: Connection, of: Campaign, person_id: str | None = None) -> Progress:
     """How far the campaign is, inside the caller's transaction."""
-    per = counted_per_item(of.id)
-    full = per.c.answers >= of.spec.overlap
-    disputed = full & (per.c.conclusions > 1) & (per.c.lead_answers == 0)
-    one = sa.literal(1)
-    totals = connection.execute(
-        sa.select(
-            sa.func.count(),
-            sa.func.coalesce(sa.func.sum(sa.case((full, one), else_=0)), 0),
-            sa.func.coalesce(sa.func.sum(sa.case((disputed, one), else_=0)), 0),
-        ).select_from(per)
-    ).one()
+    per = counted_per_item(of)
+    full = sa.case((per.c.answers >= of.spec.overlap, 1), else_=0)
+    totals = sa.select(sa.func.coalesce(sa.func.sum(full), 0), sa.func.coalesce(sa.func.sum(per.c.disputed), 0))
+    of_campaign = (item.c.campaign_id == of.id) & (item.c.state == "open")
+    items = int(connection.execute(sa.select(sa.func.count()).select_from(item).where(of_campaign)).scalar_one())
+    done, open_disputes = (int(value) for value in connection.execute(totals.select_from(per)).one())
     mine = 0
     if person_id is not None:
         query = sa.select(sa.func.count()).where(
             response.c.campaign_id == of.id, response.c.person_id == person_id, response.c.state == "live"
         )
         mine = int(connection.execute(query).scalar_one())
-    items, done, open_disputes = (int(value) for value in totals)
     waits_for_lead = open_disputes if of.spec.aggregation == "lead" else 0
     return Progress(items, done - waits_for_lead, open_disputes, mine)
 
@@ -333,9 +305,9 @@ def close_campaign(db: Database, campaign_id: str, actor: str, *, now: float | N
     return _close(db, campaign_id, actor, only_if_done=False, now=now)
 
 
-def close_if_done(db: Database, campaign_id: str, *, now: float | None = None) -> Progress:
+def close_if_done(db: Database, campaign_id: str, *, actor: str = "system", now: float | None = None) -> Progress:
     """Close it if every item has its answers, in one transaction, so that no undo slips in between."""
-    return _close(db, campaign_id, "system", only_if_done=True, now=now)
+    return _close(db, campaign_id, actor, only_if_done=True, now=now)
 
 
 def _close(db: Database, campaign_id: str, actor: str, *, only_if_done: bool, now: float | None) -> Progress:
@@ -353,6 +325,9 @@ def _close(db: Database, campaign_id: str, actor: str, *, only_if_done: bool, no
             .where(lease.c.item_id.in_(sa.select(item.c.id).where(item.c.campaign_id == campaign_id)))
             .where(lease.c.expires_at > now)
             .values(expires_at=now)
+        )
+        connection.execute(
+            draft.delete().where(draft.c.item_id.in_(sa.select(item.c.id).where(item.c.campaign_id == campaign_id)))
         )
         record_event(connection, now, actor, "closed", campaign_id, detail={"in_review": state.remaining})
         return state

@@ -20,7 +20,7 @@ PICTURES_SHOWN = 4
 
 
 def clip_items(
-    ctx: Context, chosen: pa.Table, media: MediaStore, max_side: int, *, make: bool
+    ctx: Context, chosen: pa.Table, media: MediaStore, max_side: int, *, sound: bool, make: bool
 ) -> tuple[list[NewItem], list[ProxyFailure]]:
     """The items of the chosen clips, and those that cannot be shown.
 
@@ -50,6 +50,8 @@ def clip_items(
     content = dict(zip(videos.column("video_id").to_pylist(), videos.column("sha256").to_pylist(), strict=True))
     captions = ctx.dataset("captions").to_table(columns=["clip_id", "caption"], filter=of_chosen)
     caption = dict(zip(captions.column("clip_id").to_pylist(), captions.column("caption").to_pylist(), strict=True))
+    asked = ctx.dataset("selection").to_table(columns=["clip_id"], filter=of_chosen & pc.field("review"))
+    undecided = set(asked.column("clip_id").to_pylist())
     jobs = {
         clip_id: ProxyJob(
             clip_id,
@@ -60,6 +62,7 @@ def clip_items(
             max_side,
             row["start_s"],
             row["end_s"],
+            sound,
         )
         for clip_id, row in rows.items()
     }
@@ -78,6 +81,8 @@ def clip_items(
             },
             stratum=one["stratum"],
             inclusion_probability=one["probability"],
+            # A score was missing and a rule left it to people: nothing else is known to be in doubt.
+            uncertainty=float(one["clip_id"] in undecided),
         )
         for one in chosen.to_pylist()
         if one["clip_id"] not in lost

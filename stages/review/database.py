@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import sqlalchemy as sa
@@ -32,6 +34,8 @@ class Database:
 
     engine: Engine
     url: str  # without a password
+    # SQLite's own wait for the write lock is a sleep of up to 100 ms; threads of one process queue here instead.
+    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -40,13 +44,19 @@ class Database:
         A deferred transaction that reads, decides and then writes may see another writer in between: that is how
         review queues hand one item to two people.
         """
-        with self.engine.connect().execution_options(immediate=True) as connection, connection.begin():
+        with (
+            self.turn,
+            self.engine.connect().execution_options(immediate=True) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One consistent snapshot; never waits for a writer on SQLite's WAL."""
-        with self.engine.connect() as connection, connection.begin():
+        # SQLite's transactions are snapshots by themselves.
+        options = {"isolation_level": "REPEATABLE READ"} if self.engine.dialect.name == "postgresql" else {}
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     def close(self) -> None:
@@ -88,7 +98,7 @@ def open_database(database: str | Path) -> Database:
     shown = url.render_as_string(hide_password=True)
     try:
         engine = _engine(url)
-        opened = Database(engine, shown)
+        opened = Database(engine, shown, Lock() if url.get_backend_name() == "sqlite" else nullcontext())
         _prepare(opened)
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise ReviewError(f"The review database {shown} needs a driver that is not installed: {error}.") from error
@@ -103,6 +113,8 @@ def open_database(database: str | Path) -> Database:
 
 def _engine(url: sa.URL) -> Engine:
     if url.get_backend_name() != "sqlite":
+        if url.drivername == "postgresql":  # not SQLAlchemy's own default driver, which is the previous generation
+            url = url.set(drivername="postgresql+psycopg")
         return sa.create_engine(url, pool_pre_ping=True)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_MS / 1000, "check_same_thread": False})
 
@@ -125,11 +137,22 @@ def _engine(url: sa.URL) -> Engine:
     return engine
 
 
+def lock(connection: Connection, name: str) -> None:
+    """Let one transaction at a time do what ``name`` says, until it ends: for making what has no row to lock yet.
+
+    SQLite's writers are alone anyway.
+    """
+    if connection.dialect.name == "postgresql":
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+
+
 def _prepare(database: Database) -> None:
     with database.read() as connection:
         found = _version(connection, database.url)
     if found is None:
         with database.write() as connection:
+            lock(connection, "make the tables")
             if _version(connection, database.url) is None:  # another process may have been faster
                 schema.metadata.create_all(connection)
                 connection.execute(schema.meta.insert().values(key="schema_version", value=str(schema.SCHEMA_VERSION)))

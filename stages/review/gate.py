@@ -68,6 +68,13 @@ class GateParams(Params):
     lease_seconds: int = Field(
         300, ge=10, description="how long a claimed item stays with one person", json_schema_extra={"unit": "s"}
     )
+    order: Literal["finish_first", "uncertainty", "disagreement"] = Field(
+        "finish_first",
+        description="what people see first: started items, clips whose rules asked for a person, or items in dispute",
+    )
+    gold_rate: float = Field(
+        0.05, ge=0, le=0.5, description="share of items with a known answer mixed in, once a lead has marked some"
+    )
     guidelines: str | None = Field(
         None, description="what to look for, shown by the key g; the default speaks of S2V training"
     )
@@ -92,8 +99,9 @@ class ReviewClipsParams(GateParams):
         CLIP_REASONS, max_length=9, description="reason tags of a reject, one digit key each"
     )
     proxy_max_side: int = Field(
-        960, ge=64, le=1280, description="long side of the proxies that the page plays, in pixels"
+        960, ge=64, le=1280, description="long side of the proxies that the page plays, in pixels; never more than 720p"
     )
+    proxy_sound: bool = Field(False, description="keep the sound of the clips; the page plays it on demand")
 
     @model_validator(mode="after")
     def _a_filter_script(self) -> ReviewClipsParams:
@@ -137,7 +145,9 @@ def review_clips(ctx: Context, params: ReviewClipsParams) -> Waiting | None:
     gate = _Gate(ctx, params, "filter", f"Clips ({ctx.name})", params.guidelines or CLIP_GUIDELINES, params.reasons)
     waiting = gate.run(
         len(strata),
-        lambda media: clip_items(ctx, chosen, media, params.proxy_max_side, make=gate.by_people),
+        lambda media: clip_items(
+            ctx, chosen, media, params.proxy_max_side, sound=params.proxy_sound, make=gate.by_people
+        ),
         lambda: rules_filter_judge(strata),
     )
     if waiting is None and strata:
@@ -222,6 +232,8 @@ class _Gate:
             lease_seconds=self.params.lease_seconds,
             skip_policy=self.params.skip_policy,
             aggregation=self.params.aggregation,
+            order=self.params.order,
+            gold_rate=self.params.gold_rate,
             seed=self.ctx.seed,
             carry=self.by_people,
             next_command=self.ctx.world.command,

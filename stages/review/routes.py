@@ -1,117 +1,86 @@
-"""The review page's addresses: each handler asks who it is, does one thing and answers."""
+"""The review page's addresses for whoever answers: each handler asks who it is, does one thing and answers."""
 
 from __future__ import annotations
 
-import secrets
-from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
-from fastapi.responses import FileResponse, RedirectResponse
-from fastapi.templating import Jinja2Templates
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from stages.review import campaigns, people, queue
+from stages.review import campaigns, queue
+from stages.review.access import Db, Reader, Writer
 from stages.review.answers import Answer
-from stages.review.database import Database
-from stages.review.errors import ReviewError
 from stages.review.keymap import keymap
+from stages.review.login import pages
 from stages.review.media import TYPES, MediaStore
-from stages.review.people import Session
+from stages.review.queue import Said, Undone
 from stages.review.views import item_view, page_data, progress_view
 
-COOKIE = "fulcrum_review"
-HELLO_COOKIE = "fulcrum_hello"
 YEAR = 365 * 24 * 3600
 
-router = APIRouter()
-pages = Jinja2Templates(directory=Path(__file__).parent / "templates")
+
+class Problem(BaseModel):
+    """What went wrong, for a person to read."""
+
+    error: str
 
 
-class NeedsName(Exception):
-    """Nobody is logged in in this browser."""
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": what}
+    for status, what in (
+        (400, "not addressed to this server"), (401, "not logged in"), (403, "not allowed"), (404, "not there, or not yours"),
+        (409, "the campaign is closed"), (411, "no length"), (413, "too large"), (422, "not understood"), (429, "too many tries"),
+    )
+}  # fmt: skip
+
+router = APIRouter(responses=PROBLEMS)
+
+CampaignId = Annotated[str, Path(max_length=128)]
+ItemId = Annotated[str, Path(max_length=64)]
+Reason = Annotated[str, Field(max_length=80)]
+Scores = dict[Annotated[str, Field(max_length=32)], Annotated[int, Field(strict=True, ge=1, le=5)]]
 
 
-def database(request: Request) -> Database:
-    opened: Database = request.app.state.db
-    return opened
+class Body(BaseModel):
+    """Base of every request: a field that is not known is a mistake and never ignored."""
 
-
-def reader(request: Request) -> Session:
-    """Whoever this browser speaks for. Raises ``NeedsName``."""
-    found = people.find_session(database(request), request.cookies.get(COOKIE))
-    if found is None:
-        raise NeedsName
-    return found
-
-
-def writer(request: Request) -> Session:
-    """The same for a change, which must carry the page's own token: another site cannot know it."""
-    found = reader(request)
-    if not secrets.compare_digest(request.headers.get("x-csrf-token", "").encode(), found.csrf.encode()):
-        raise HTTPException(403, "This page is out of date; reload it.")
-    return found
-
-
-Db = Annotated[Database, Depends(database)]
-Reader = Annotated[Session, Depends(reader)]
-Writer = Annotated[Session, Depends(writer)]
-
-
-class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ClaimBody(_Body):
+class ClaimBody(Body):
     n: int = Field(default=4, ge=1, le=8)
 
 
-class AnswerBody(_Body):
+class AnswerBody(Body):
     key: str = Field(min_length=8, max_length=64)
     choice: str = Field(max_length=16)
-    reasons: list[Annotated[str, Field(max_length=80)]] = Field(default=[], max_length=20)
+    reasons: list[Reason] = Field(default=[], max_length=20)
     rest_same: bool | None = None
+    scores: Scores | None = Field(default=None, max_length=8)
     watched_ms: int | None = Field(default=None, ge=0, le=2**53)
+    replays: int | None = Field(default=None, ge=0, le=2**31 - 1)
 
 
-class HeartbeatBody(_Body):
+class UndoBody(Body):
+    item: str | None = Field(default=None, max_length=64)
+
+
+class DraftBody(Body):
+    scores: Scores = Field(max_length=8)
+
+
+class HeartbeatBody(Body):
     items: list[Annotated[str, Field(max_length=64)]] = Field(max_length=16)
 
 
-@router.get("/hello")
-def hello(request: Request, next: str = "/") -> Response:
-    token = request.cookies.get(HELLO_COOKIE) or secrets.token_urlsafe(24)
-    page = pages.TemplateResponse(request, "hello.html", {"csrf": token, "next": _inside(next)})
-    page.set_cookie(HELLO_COOKIE, token, httponly=True, samesite="strict")
-    return page
-
-
-@router.post("/hello")
-async def enter(request: Request, db: Db) -> Response:
-    form = parse_qs((await request.body()).decode("utf-8", "replace"))
-    sent, name, target = (form.get(field, [""])[0] for field in ("csrf", "name", "next"))
-    known = request.cookies.get(HELLO_COOKIE, "")
-    if not known or not secrets.compare_digest(sent.encode(), known.encode()):
-        raise HTTPException(403, "This form is out of date; reload the page.")
-    try:
-        person = people.person_named(db, name, "lead")
-    except ReviewError as error:
-        context = {"csrf": known, "next": _inside(target), "error": str(error), "name": name}
-        return pages.TemplateResponse(request, "hello.html", context, status_code=422)
-    token, _ = people.open_session(db, person)
-    answer = RedirectResponse(_inside(target), 303)
-    answer.set_cookie(COOKIE, token, max_age=people.SESSION_SECONDS, httponly=True, samesite="strict")
-    return answer
-
-
-@router.get("/")
+@router.get("/", include_in_schema=False)
 def home(request: Request, who: Reader, db: Db) -> Response:
     rows = [(one, campaigns.progress(db, one.id, who.person.id)) for one in campaigns.list_campaigns(db)]
-    return pages.TemplateResponse(request, "campaigns.html", {"who": who.person, "campaigns": rows})
+    return pages.TemplateResponse(request, "campaigns.html", {"who": who.person, "campaigns": rows, "csrf": who.csrf})
 
 
-@router.get("/c/{campaign_id}")
+@router.get("/c/{campaign_id}", include_in_schema=False)
 def review(request: Request, campaign_id: str, who: Reader, db: Db) -> Response:
     found = campaigns.find_campaign(db, campaign_id)
     if found is None or found.state == "preparing":
@@ -122,8 +91,13 @@ def review(request: Request, campaign_id: str, who: Reader, db: Db) -> Response:
     )
 
 
+@router.get("/api/me")
+def me(who: Reader) -> dict[str, str]:
+    return {"name": who.person.name, "role": who.person.role, "csrf": who.csrf}
+
+
 @router.post("/api/campaigns/{campaign_id}/claim")
-def claim(campaign_id: str, body: ClaimBody, who: Writer, db: Db) -> dict[str, Any]:
+def claim(campaign_id: CampaignId, body: ClaimBody, who: Writer, db: Db) -> dict[str, Any]:
     spec = campaigns.get_campaign(db, campaign_id).spec
     held = queue.claim(db, campaign_id, who.person, body.n)
     done = progress_view(campaigns.progress(db, campaign_id, who.person.id))
@@ -131,17 +105,50 @@ def claim(campaign_id: str, body: ClaimBody, who: Writer, db: Db) -> dict[str, A
 
 
 @router.post("/api/items/{item_id}/response")
-def respond(item_id: str, body: AnswerBody, who: Writer, db: Db) -> dict[str, bool]:
-    answer = Answer(item_id, body.key, body.choice, tuple(body.reasons), body.rest_same, body.watched_ms)
+def respond(item_id: ItemId, body: AnswerBody, who: Writer, db: Db) -> dict[str, bool]:
+    answer = Answer(
+        item_id,
+        body.key,
+        body.choice,
+        tuple(body.reasons),
+        body.rest_same,
+        body.watched_ms,
+        body.scores or {},
+        body.replays,
+    )
     queue.submit(db, who.person, answer)
     return {"stored": True}
 
 
 @router.post("/api/campaigns/{campaign_id}/undo")
-def undo(campaign_id: str, who: Writer, db: Db) -> dict[str, Any]:
+def undo(campaign_id: CampaignId, who: Writer, db: Db, body: UndoBody | None = None) -> dict[str, Any]:
     spec = campaigns.get_campaign(db, campaign_id).spec
-    undone = queue.undo(db, campaign_id, who.person)
-    return {"item": None if undone is None else item_view(spec.form, undone.item)}
+    undone = queue.undo(db, campaign_id, who.person, body.item if body else None)
+    return {"item": None, "answer": None} if undone is None else _undone(spec.form, undone)
+
+
+@router.get("/api/campaigns/{campaign_id}/mine")
+def mine(
+    campaign_id: CampaignId,
+    who: Reader,
+    db: Db,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    before: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
+) -> dict[str, Any]:
+    found = queue.own_answers(db, campaign_id, who.person, limit + 1, before)
+    return {"answers": [_said(one) for one in found[:limit]], "more": len(found) > limit}
+
+
+@router.get("/api/items/{item_id}/mine")
+def reopen(item_id: ItemId, who: Reader, db: Db) -> dict[str, Any]:
+    form, undone = queue.reopen(db, who.person, item_id)
+    return _undone(form, undone)
+
+
+@router.put("/api/items/{item_id}/draft")
+def save_draft(item_id: ItemId, body: DraftBody, who: Writer, db: Db) -> dict[str, bool]:
+    queue.save_draft(db, who.person, item_id, body.scores)
+    return {"saved": True}
 
 
 @router.post("/api/leases/heartbeat")
@@ -150,12 +157,12 @@ def heartbeat(body: HeartbeatBody, who: Writer, db: Db) -> dict[str, list[str]]:
 
 
 @router.get("/api/campaigns/{campaign_id}/progress")
-def progress(campaign_id: str, who: Reader, db: Db) -> dict[str, int]:
+def progress(campaign_id: CampaignId, who: Reader, db: Db) -> dict[str, int]:
     return progress_view(campaigns.progress(db, campaign_id, who.person.id))
 
 
-@router.get("/media/{name}")
-def show(name: str, request: Request, who: Reader) -> Response:
+@router.get("/media/{name}", response_class=FileResponse)
+def show(name: Annotated[str, Path(max_length=64)], request: Request, who: Reader) -> Response:
     media: MediaStore = request.app.state.media
     path = media.find(name)
     if path is None:
@@ -166,7 +173,17 @@ def show(name: str, request: Request, who: Reader) -> Response:
     return FileResponse(path, media_type=TYPES[path.suffix], headers=headers)
 
 
-def _inside(target: str) -> str:
-    """A path on this server, or the home page: a login must not send a person to another site."""
-    local = target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()
-    return target if local else "/"
+def _undone(form: Any, undone: Undone) -> dict[str, Any]:
+    return {"item": item_view(form, undone.item), "answer": _said(undone.said)}
+
+
+def _said(one: Said) -> dict[str, Any]:
+    return {
+        "item": one.item_id,
+        "sequence": one.sequence,
+        "choice": one.choice,
+        "reasons": list(one.reasons),
+        "rest_same": one.rest_same,
+        "scores": one.scores,
+        "submitted_at": one.submitted_at,
+    }

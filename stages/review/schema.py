@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -44,7 +44,7 @@ campaign = Table(
     Column("state", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("closed_at", Float),
-    CheckConstraint("kind IN ('filter', 'pairwise')", name="campaign_kind"),
+    CheckConstraint("kind IN ('filter', 'pairwise', 'likert')", name="campaign_kind"),
     CheckConstraint("state IN ('preparing', 'open', 'closed')", name="campaign_state"),
     CheckConstraint("overlap >= 1", name="campaign_overlap"),
 )
@@ -59,14 +59,18 @@ item = Table(
     Column("payload_digest", String(64), nullable=False),
     Column("stratum", String(256), nullable=False),
     Column("inclusion_probability", Float, nullable=False),
+    Column("hidden", Text, nullable=False, server_default="{}"),  # what no page may show: the systems' names
     Column("priority", Integer, nullable=False, server_default="0"),
-    # Below 2**31: `shuffle * a` in the claim's ORDER BY must fit a signed 64-bit integer.
+    Column("uncertainty", Float, nullable=False, server_default="0"),  # 0 sure .. 1 undecided, for the queue's order
+    # The order in which items are given out, begun somewhere else at every claim: 0 .. 2**31 - 1.
     Column("shuffle", BigInteger, nullable=False),
-    Column("gold", Text),
+    Column("gold", Text),  # the known answer, a JSON object; kept when withdrawn, so that a mistake can be traced
+    Column("gold_withdrawn", Boolean, nullable=False, server_default=text("false")),
     Column("state", String(16), nullable=False, server_default="open"),
     UniqueConstraint("campaign_id", "external_id", name="item_once_per_campaign"),
     CheckConstraint("state IN ('open', 'withdrawn')", name="item_state"),
-    Index("item_by_campaign", "campaign_id", "state"),
+    Index("item_in_order", "campaign_id", "state", text("priority DESC"), "shuffle"),
+    Index("item_by_uncertainty", "campaign_id", "state", text("priority DESC"), text("uncertainty DESC"), "shuffle"),
     Index("item_by_payload", "payload_digest"),
 )
 
@@ -77,8 +81,10 @@ person = Table(
     Column("name", String(128), nullable=False, unique=True),
     Column("role", String(16), nullable=False),
     Column("active", Boolean, nullable=False),
+    # sha256 of the personal token, which is shown once and stored nowhere; none for scripts.
+    Column("token_digest", String(64), unique=True),
     Column("created_at", Float, nullable=False),
-    CheckConstraint("role IN ('annotator', 'lead', 'script')", name="person_role"),
+    CheckConstraint("role IN ('annotator', 'lead', 'admin', 'script')", name="person_role"),
 )
 
 # A browser's login. Only the digest of its cookie is stored, so a stolen database opens no session.
@@ -104,6 +110,17 @@ lease = Table(
     Column("expires_at", Float, nullable=False),
     CheckConstraint("side IN ('AB', 'BA')", name="lease_side"),
     Index("lease_by_person", "person_id", "expires_at"),
+    Index("lease_by_expiry", "expires_at"),
+)
+
+# What a person has entered on an item and not sent yet; it goes when they answer.
+draft = Table(
+    "draft",
+    metadata,
+    Column("item_id", ForeignKey("item.id"), primary_key=True),
+    Column("person_id", ForeignKey("person.id"), primary_key=True),
+    Column("scores", Text, nullable=False),  # JSON object
+    Column("saved_at", Float, nullable=False),
 )
 
 response = Table(
@@ -126,13 +143,15 @@ response = Table(
     Column("carried", Boolean, nullable=False),
     Column("sequence", Integer, nullable=False),  # this person's how-manieth response in the campaign
     Column("watched_ms", BigInteger),
+    Column("replays", Integer),
     Column("submitted_at", Float, nullable=False),
     UniqueConstraint("person_id", "idempotency_key", name="response_once"),
     CheckConstraint("standing IN ('counted', 'extra', 'lead', 'set_aside')", name="response_standing"),
     CheckConstraint("state IN ('live', 'superseded', 'withdrawn')", name="response_state"),
     Index("response_by_item", "item_id", "state", "standing"),
     Index("response_by_person", "person_id", "campaign_id", "sequence"),
-    Index("response_by_campaign", "campaign_id", "state"),
+    # All that counting needs, in the order in which it groups.
+    Index("response_by_campaign", "campaign_id", "state", "item_id", "standing", "conclusion"),
     Index(
         "one_live_response_per_item_and_person",
         "item_id",
@@ -154,4 +173,5 @@ event = Table(
     Column("campaign_id", String(128)),
     Column("item_id", String(64)),
     Column("detail", Text, nullable=False),
+    Index("event_by_campaign", "campaign_id", "id"),
 )

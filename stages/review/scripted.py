@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.review.answers import Answer
-from stages.review.campaigns import digest
 from stages.review.database import Database
 from stages.review.people import person_named
 from stages.review.queue import Claimed, claim, submit
+from stages.review.spec import digest
 
 CLAIM_AT_ONCE = 50
 

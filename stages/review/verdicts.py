@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from data_schemas.tables import DECISIONS, ITEMS, VERDICTS
-from stages.review.campaigns import Aggregation, CampaignSpec, get_campaign
+from stages.review.campaigns import decided, get_campaign
 from stages.review.database import Database
 from stages.review.errors import ReviewError
 from stages.review.schema import item, person, response
+from stages.review.spec import CampaignSpec
 
 IN_REVIEW = "in_review"
 
@@ -48,30 +53,34 @@ class Export:
     verdicts: pa.Table
 
 
-def aggregate(votes: Iterable[Vote], overlap: int, rule: Aggregation) -> Verdict:
+def aggregate(votes: Iterable[Vote], spec: CampaignSpec) -> Verdict:
     """The verdict of one item.
 
-    A lead's answer decides. Otherwise an item with fewer counted answers than ``overlap`` is ``in_review``;
-    ``majority`` needs more than half of the counted answers, ``unanimous`` and ``lead`` need all of them. A skip is a
-    counted answer that concludes nothing, so an item that only skips agree on stays ``in_review`` too.
+    A lead's answer decides. Otherwise an item with fewer counted answers than the overlap is ``in_review``;
+    ``majority`` needs more than half of the counted answers, ``unanimous`` and ``lead`` need all of them. Ratings agree
+    when they lie at most one point apart, and their verdict is the median of all ratings. A skip is a counted answer
+    that concludes nothing, so an item that only skips agree on stays ``in_review`` too.
     """
     votes = list(votes)
     counted = [vote for vote in votes if vote.standing == "counted"]
     by_lead = [vote for vote in votes if vote.standing == "lead"]
     if by_lead:
-        return _verdict(by_lead[-1].conclusion, by_lead[-1:], len(counted))
-    if len(counted) < overlap:
+        return _verdict(by_lead[-1:], len(counted))
+    if len(counted) < spec.overlap:
         return Verdict(IN_REVIEW, (), len(counted))
-    said, times = Counter(vote.conclusion for vote in counted).most_common(1)[0]
-    enough = 2 * times > len(counted) if rule == "majority" else times == len(counted)
-    if not enough:
+    deciding = decided(spec, [vote.conclusion for vote in counted])
+    if deciding is None:
         return Verdict(IN_REVIEW, (), len(counted))
-    return _verdict(said, [vote for vote in counted if vote.conclusion == said], len(counted))
+    if spec.form == "likert" and "skip" not in deciding:
+        deciding = tuple(vote.conclusion for vote in counted if vote.conclusion != "skip")
+    return _verdict([vote for vote in counted if vote.conclusion in deciding], len(counted))
 
 
-def _verdict(said: str, deciding: Sequence[Vote], answers: int) -> Verdict:
+def _verdict(deciding: Sequence[Vote], answers: int) -> Verdict:
     reasons = tuple(sorted({reason for vote in deciding for reason in vote.reasons}))
-    return Verdict(IN_REVIEW if said == "skip" else said, reasons, answers)
+    said = [vote.conclusion for vote in deciding]
+    verdict = f"{median(map(int, said)):g}" if said[0].isdigit() else said[0]
+    return Verdict(IN_REVIEW if verdict == "skip" else verdict, reasons, answers)
 
 
 def export(db: Database, campaign_id: str) -> Export:
@@ -135,7 +144,7 @@ def _verdicts(
     for row in sorted(responses, key=lambda row: (row["submitted_at"], row["id"])):
         votes[row["item_id"]].append(Vote(row["conclusion"], row["standing"], tuple(json.loads(row["reasons"]))))
     for row in items:
-        verdict = aggregate(votes[row["id"]], spec.overlap, spec.aggregation)
+        verdict = aggregate(votes[row["id"]], spec)
         yield {
             "external_id": row["external_id"],
             "item_id": row["id"],
@@ -143,3 +152,25 @@ def _verdicts(
             "reasons": list(verdict.reasons),
             "answers": verdict.answers,
         }
+
+
+def write_export(db: Database, campaign_id: str, folder: Path) -> str:
+    """Write the tables of a closed campaign as Parquet files into ``folder``, with their SHA256SUMS; returns its digest.
+
+    The same campaign always gives the same digest. Raises ``ReviewError`` while the campaign takes answers, or when
+    something else lies in the folder already.
+    """
+    found = export(db, campaign_id)
+    sums = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, table in (("decisions", found.decisions), ("items", found.items), ("verdicts", found.verdicts)):
+            path = folder / f"{name}.parquet"
+            if path.exists():
+                raise ReviewError(f"{path} exists; name a folder without an export.")
+            pq.write_table(table, path)
+            sums.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
+        (folder / "SHA256SUMS").write_text("".join(sums), encoding="ascii")
+    except OSError as error:
+        raise ReviewError(f"The export cannot be written to {folder}: {error.strerror}.") from error
+    return hashlib.sha256("".join(sums).encode()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.review.answers import Form
+from stages.review.answers import Form, sides
 from stages.review.campaigns import CampaignSpec, Progress
 from stages.review.keymap import keymap
 from stages.review.people import Person
@@ -25,15 +25,27 @@ def item_view(form: Form, claimed: Claimed) -> dict[str, Any]:
             "pictures": [_url(name) for name in payload.get("keyframes") or ()],
             "text": payload.get("caption"),
             "fps": payload.get("fps") or 24.0,
+            "draft": None,
         }
-    sides = ("winner", "loser") if claimed.side == "AB" else ("loser", "winner")
+    if form == "likert":
+        return {
+            "id": claimed.item_id,
+            "videos": [_url(payload["media"])],
+            "pictures": [_url(name) for name in payload.get("references") or ()],
+            "text": payload.get("prompt"),
+            "fps": payload.get("fps") or 24.0,
+            "draft": claimed.draft,
+        }
+    first, second = sides(form)
+    order = (first, second) if claimed.side == "AB" else (second, first)
     reference = payload.get("reference")
     return {
         "id": claimed.item_id,
-        "videos": [_url(payload[side]) for side in sides],
+        "videos": [_url(payload[side]) for side in order],
         "pictures": [_url(reference)] if reference else [],
         "text": payload.get("prompt"),
         "fps": payload.get("fps") or 24.0,
+        "draft": None,
     }
 
 
@@ -43,6 +55,8 @@ def page_data(spec: CampaignSpec, person: Person, csrf: str) -> dict[str, Any]:
         "campaign": spec.campaign_id,
         "person": person.id,
         "form": spec.form,
+        "kind": spec.kind,
+        "dimensions": [one.name for one in spec.rubric],
         "reasons": list(spec.reasons),
         "skipReasons": list(spec.skip_reasons),
         "leaseSeconds": spec.lease_seconds,

@@ -14,6 +14,8 @@ from stages.contract import Context, StageError
 from stages.training.params import BackboneParams, SamplingParams
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from models.training.cache import CacheReader, Entry
@@ -81,9 +83,11 @@ class Studio:
         self, system: str, sample_id: str, seed: int, rope_offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
     ) -> Tensor:
         """Latents (C, F, H, W) for a cached sample's prompt and references (view 0 of each)."""
+        from models.training.bucket import Bucket
         from models.training.lora import only_adapters
         from models.training.sampling import sample
 
+        bucket = Bucket.parse(self.reader.entries[sample_id].bucket)
         references = self.reader.references(sample_id)
         with only_adapters(self.backbone, self.systems[system]):
             latents = sample(
@@ -91,7 +95,7 @@ class Studio:
                 self.reader.text(sample_id)[None],
                 self.null_text,
                 references[None] if references is not None else None,
-                shape=tuple(self.reader.latents(sample_id).shape),
+                shape=self.backbone.latent_shape(bucket.frames, bucket.height, bucket.width),
                 seed=seed,
                 steps=self.sampling.steps,
                 guidance=self.guidance,
@@ -112,16 +116,20 @@ class Studio:
             write_video(frames, self.sampling.fps, path, codec="libvpx-vp9")
             return path.read_bytes()
 
-    def through_file(self, video: bytes, frames: int) -> Tensor:
-        """Latents of a written video: read back and encoded, the path that any real clip takes."""
-        from models.training.views import video_to_unit
+    def read_back(self, video: bytes, frames: int) -> NDArray[np.uint8]:
+        """The frames of a written video, (F, H, W, 3) RGB."""
         from stages.training.media import decode_frames
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "video.webm"
             path.write_bytes(video)
-            pixels = video_to_unit(decode_frames(path, frames, of=frames))
-        return self.backbone.encode_video(pixels[None])[0]
+            return decode_frames(path, frames, of=frames)
+
+    def through_file(self, video: bytes, frames: int) -> Tensor:
+        """Latents of a written video: read back and encoded, the path that any real clip takes."""
+        from models.training.views import video_to_unit
+
+        return self.backbone.encode_video(video_to_unit(self.read_back(video, frames))[None])[0]
 
 
 def put_file(folder: Path, blob: bytes, suffix: str) -> str:

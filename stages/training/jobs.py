@@ -10,23 +10,38 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stages.contract import Context, StageError
+from stages.training.feeds import make_feed, make_probes, make_sampler
 from stages.training.params import BackboneParams, EngineParams
+from stages.training.watch import CheckpointWatch, StepLog
 
 if TYPE_CHECKING:
-    from models.backbones.base import Backbone
     from models.training.cache import Entry
     from models.training.feed import FeedSpec, Pair
     from models.training.loop import TrainSpec
     from models.training.methods import Dpo, Sft
-    from models.training.sampler import Sampler
+    from models.training.sampler import Batches
+    from models.training.switching import SwitchingSpec
+    from stages.training.previews import Previews
 
 WATCH_S = 1.0
+LAST_PREVIEW_S = 600.0
 RESULT, ERROR, EVENTS, SAMPLER = "result.json", "error.json", "events.jsonl", "sampler.json"
+
+
+@dataclass(frozen=True)
+class ProbeSpec:
+    """What is measured while training, each so many steps (0 is never); ``gradient_samples`` are held-out rows by kind."""
+
+    held_out_every: int = 0
+    held_out_parts: int = 9
+    gradients_every: int = 0
+    gradient_layers: bool = False
+    gradient_samples: Mapping[str, Sequence[Entry]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,19 +59,17 @@ class Job:
     entries: Sequence[Entry]
     pairs: Sequence[Pair] = ()
     preferences: str | None = None
+    losers: int = 1
+    reference_errors: str | None = None
+    """File with the reference's errors on every batch of this job, where they were computed before."""
+    switching: SwitchingSpec | None = None
+    images: Sequence[Entry] = ()
+    """The image pairs of ``switching``; ``entries`` are then its videos."""
+    image_batch: int = 1
+    balance: Literal["samples", "flops"] = "samples"
+    held_out: Sequence[Entry] = ()
+    probes: ProbeSpec = ProbeSpec()
     device: str = "cpu"
-
-
-def make_sampler(job: Job) -> Sampler:
-    """The sampler of the job's rows; ``ValueError`` when no bucket holds a batch."""
-    from models.training.feed import PreferenceFeed, rows_of
-    from models.training.sampler import Sampler
-
-    if job.preferences is None:
-        rows = rows_of(job.entries)
-    else:
-        rows = PreferenceFeed.rows({entry.sample_id: entry for entry in job.entries}, job.pairs)
-    return Sampler(rows, seed=job.feed.seed, global_batch=job.batch, remainder=job.remainder)
 
 
 def run_job(
@@ -77,15 +90,17 @@ def run_job(
     if rank == 0:
         _same_data(home / SAMPLER, sampler)
 
+    log = StepLog(home / EVENTS, job.device)
+
     def on_metrics(step: int, metrics: dict[str, float]) -> None:
         if rank == 0:
-            with (home / EVENTS).open("a") as events:
-                events.write(json.dumps({"step": step, **metrics}) + "\n")
+            log.write(step, metrics)
         if heartbeat is not None and (step % job.spec.checkpoint_every == 0 or step == job.spec.steps):
             heartbeat(step, metrics)
 
-    batches = _feed(job, backbone, sampler, world_size, rank)
-    result = train(backbone, job.method, batches, job.spec, home / "checkpoints", on_metrics)
+    feed = make_feed(job, backbone, sampler, world_size, rank)
+    probes = make_probes(job, backbone, feed, world_size, rank)
+    result = train(backbone, job.method, feed, job.spec, home / "checkpoints", on_metrics, probes=probes)
     if rank == 0:
         save_adapter(result.ema or result.adapter, home / "adapter")
         note = {
@@ -100,20 +115,7 @@ def run_job(
         _write_whole(home / RESULT, note)
 
 
-def _feed(job: Job, backbone: Backbone, sampler: Sampler, world_size: int, rank: int) -> Callable[[int], Any]:
-    from models.training.cache import CacheReader
-    from models.training.feed import PreferenceFeed, SftFeed
-
-    reader = CacheReader(Path(job.cache), job.entries)
-    timesteps = replace(job.feed.timesteps, train_steps=backbone.num_train_timesteps)
-    spec = replace(job.feed, timesteps=timesteps)
-    if job.preferences is None:
-        return SftFeed(reader, sampler, spec, world_size=world_size, rank=rank)
-    folder = Path(job.preferences)
-    return PreferenceFeed(reader, folder, job.pairs, sampler, spec, world_size=world_size, rank=rank)
-
-
-def _same_data(path: Path, sampler: Sampler) -> None:
+def _same_data(path: Path, sampler: Batches) -> None:
     """Go on only with the rows and batches that the run began with."""
     if path.exists():
         sampler.check(json.loads(path.read_text()))
@@ -137,7 +139,7 @@ def launch(ctx: Context, params: EngineParams, job: Job) -> dict[str, Any]:
     (home / ERROR).unlink(missing_ok=True)
     if params.engine == "inline" and params.num_workers > 1:
         raise StageError(f"engine inline has one worker, not {params.num_workers}; use engine: ray")
-    with _watched(ctx, home, job.spec.steps):
+    with _previews(ctx, params, job) as previews, _watched(ctx, home, job.spec.steps, previews):
         if params.engine == "ray":
             _launch_ray(params, job)
         else:
@@ -154,7 +156,24 @@ def launch(ctx: Context, params: EngineParams, job: Job) -> dict[str, Any]:
 
 
 @contextmanager
-def _watched(ctx: Context, home: Path, steps: int) -> Iterator[None]:
+def _previews(ctx: Context, params: EngineParams, job: Job) -> Iterator[Previews | None]:
+    """Who makes videos while it trains; the last ones are waited for a while, for they are of the finished adapter."""
+    from stages.training.previews import Previews
+
+    if params.previews is None:
+        yield None
+        return
+    previews = Previews(ctx, params, job)
+    try:
+        yield previews
+    except BaseException:
+        previews.close(0.0)
+        raise
+    previews.close(LAST_PREVIEW_S)
+
+
+@contextmanager
+def _watched(ctx: Context, home: Path, steps: int, previews: Previews | None) -> Iterator[None]:
     """Show progress in steps while it trains, from the event file that rank 0 appends to.
 
     Where the workers write to a disk that this machine does not see, there is no bar and nothing else changes.
@@ -162,6 +181,7 @@ def _watched(ctx: Context, home: Path, steps: int) -> Iterator[None]:
     events = home / EVENTS
     done = max(read_events(home, steps), default=0)
     over = threading.Event()
+    checkpoints = CheckpointWatch(ctx, home, previews)
     with ctx.progress(steps, "steps") as bar:
         bar.advance(done)
 
@@ -169,6 +189,7 @@ def _watched(ctx: Context, home: Path, steps: int) -> Iterator[None]:
             nonlocal done
             place = events.stat().st_size if events.exists() else 0
             while not over.wait(WATCH_S):
+                checkpoints.poll()
                 if not events.exists():
                     continue
                 with events.open("rb") as file:
@@ -188,6 +209,7 @@ def _watched(ctx: Context, home: Path, steps: int) -> Iterator[None]:
         finally:
             over.set()
             thread.join()
+            checkpoints.poll()
             bar.advance(max(0, max(read_events(home, steps), default=0) - done))
 
 
@@ -223,12 +245,30 @@ def _launch_ray(params: EngineParams, job: Job) -> None:
         ),
     )
     try:
-        trainer.fit()
+        _fit(trainer)
     except Exception as error:
         raise StageError(_said(home) or f"training failed on Ray: {_root(error)}") from error
     said = _said(home)
     if said:
         raise StageError(said)
+
+
+def _fit(trainer: Any) -> None:
+    """``trainer.fit()`` in a thread of its own: in the main one Ray Train takes Ctrl-C over and ends the process by itself."""
+    failed: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True, name="ray-train")
+    thread.start()
+    while thread.is_alive():
+        thread.join(WATCH_S)
+    if failed:
+        raise failed[0]
 
 
 def ray_worker(config: Mapping[str, Any]) -> None:
@@ -297,6 +337,10 @@ def write_log(home: Path, note: Mapping[str, Any], target: Path) -> None:
     """The committed steps as JSON lines beside the adapter, without what depends on the machine's speed."""
     lines = []
     for step, metrics in read_events(home, note["step"]).items():
-        kept = {key: value for key, value in metrics.items() if not key.endswith("_seconds")}
+        kept = {
+            key: value
+            for key, value in metrics.items()
+            if not key.endswith("_seconds") and not key.startswith("system/")
+        }
         lines.append(json.dumps({"step": step, **kept}, sort_keys=True))
     target.write_text("".join(f"{line}\n" for line in lines))

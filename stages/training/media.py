@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     U8 = NDArray[np.uint8]
 
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
 def local_media(folder: Path, uri: str) -> Path:
     """The file in ``folder`` that ``uri`` names, whatever store the uri's own prefix speaks of.
 
@@ -31,9 +34,16 @@ def decode_frames(path: Path, count: int, *, of: int, fps: float | None = None) 
     """``count`` frames of a clip of ``of`` frames, (count, height, width, 3) uint8 RGB as shown.
 
     Without ``fps`` they spread evenly from the first frame to the last; with it they are what is on screen at i / fps
-    seconds. Raises ``ValueError`` when the file holds too little.
+    seconds. A picture (PNG, JPEG, WebP) is a clip of one frame. Raises ``ValueError`` when the file holds too little.
     """
     import numpy as np
+
+    if path.suffix.lower() in PICTURES:
+        if count != 1:
+            raise ValueError(f"{path.name} is a picture, and {count} frames were wanted of it")
+        from PIL import Image
+
+        return np.asarray(Image.open(path).convert("RGB"), dtype=np.uint8)[None]
 
     from models.video.reader import VideoReader
 

@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 class BackboneParams(Params):
     """Which video model is adapted."""
 
-    family: str = Field("cogvideox", description="model family, a module of models/backbones")
-    weights: str = Field("tiny-random", description="tiny-random, or a folder in diffusers' layout")
+    family: str = Field("cogvideox", description="cogvideox, wan, hunyuan or ltx")
+    weights: str = Field("tiny-random", description="a folder in diffusers' layout, or tiny-random (docs/backbones.md)")
     seed: int = Field(0, description="seed of random weights")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the frozen weights")
+    references: Literal["after", "before"] = Field("after", description="where references stand in RoPE time")
+    reference_gap: float = Field(0.0, ge=0, description="latent frames between the video and its references")
 
     def spec(self) -> BackboneSpec:
         from models.backbones.load import BackboneSpec
 
-        return BackboneSpec(family=self.family, weights=self.weights, seed=self.seed, dtype=self.dtype)
+        return BackboneSpec(**self.model_dump())
 
 
 def backbone_models(params: BackboneParams) -> Mapping[str, str]:
@@ -65,19 +67,6 @@ class TimestepParams(Params):
         return TimestepSpec(**self.model_dump())
 
 
-class EngineParams(Params):
-    """Where the training loop runs."""
-
-    engine: Literal["ray", "inline"] = Field("ray", description="Ray Train, or this very process")
-    num_workers: int = Field(1, ge=1, description="data-parallel workers; the global batch must divide evenly")
-    cpus_per_worker: float = Field(1.0, gt=0)
-    gpus_per_worker: float = Field(0.0, ge=0)
-    max_failures: int = Field(2, ge=-1, description="lost workers that Ray replaces before the stage fails; -1 is any")
-    storage: str | None = Field(
-        None, description="folder for checkpoints that every node sees; null is this machine's work folder"
-    )
-
-
 class ScheduleParams(Params):
     """A guidance scale over the denoising; see ``models.training.guidance.Schedule``."""
 
@@ -98,6 +87,9 @@ class GuidanceParams(Params):
     reference: ScheduleParams = ScheduleParams(kind="step", start=1.0, end=3.0)
     order: Literal["text-first", "reference-first"] = "reference-first"
     null_reference: Literal["absent", "zeros"] = Field("absent", description="as the SFT dropped its references")
+    true_cfg: bool | None = Field(
+        None, description="guide by several forwards; null does so except on guidance-distilled models (HunyuanVideo)"
+    )
 
     def build(self) -> Guidance:
         from models.training.guidance import Guidance, Schedule
@@ -107,6 +99,7 @@ class GuidanceParams(Params):
             reference=Schedule(**self.reference.model_dump()),
             order=self.order,
             null_reference=self.null_reference,
+            true_cfg=self.true_cfg,
         )
 
 
@@ -118,3 +111,28 @@ class SamplingParams(Params):
     fps: float = Field(8.0, gt=0, description="frames per second of the written videos; 8 is CogVideoX's")
     workers_cpus: float = Field(1.0, gt=0, description="CPUs of one sampling worker")
     workers_gpus: float = Field(0.0, ge=0, description="GPUs of one sampling worker")
+
+
+class PreviewParams(Params):
+    """Videos from checkpoints, made by an actor beside the training and put into MLflow. It needs room of its own."""
+
+    every: int = Field(500, ge=1, description="steps between two checkpoints that are sampled")
+    prompts: int = Field(2, ge=1, description="training samples whose prompts and references are used")
+    sampling: SamplingParams = SamplingParams()
+
+
+class EngineParams(Params):
+    """Where the training loop runs, and what is shown of it meanwhile."""
+
+    engine: Literal["ray", "inline"] = Field("ray", description="Ray Train, or this very process")
+    num_workers: int = Field(1, ge=1, description="data-parallel workers; the global batch must divide evenly")
+    cpus_per_worker: float = Field(1.0, gt=0)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    foretell_memory: bool | None = Field(
+        None, description="say before the start what memory the largest bucket takes; null does where workers have GPUs"
+    )
+    max_failures: int = Field(2, ge=-1, description="lost workers that Ray replaces before the stage fails; -1 is any")
+    storage: str | None = Field(
+        None, description="folder for checkpoints that every node sees; null is this machine's work folder"
+    )
+    previews: PreviewParams | None = Field(None, description="videos of the adapter while it trains; null makes none")

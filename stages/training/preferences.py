@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from stages.contract import Artifact, Context, Files, Group, NotEnoughRows, Para
 from stages.training.adapters import adapter_digest, read_adapter
 from stages.training.generate import Studio, System, check_cache, entries_of, put_file, reference_picture
 from stages.training.params import BackboneParams, SamplingParams, backbone_models
+from stages.training.tell_apart import tell_apart
 from stages.work import Item, Work, content_key, run_items
 
 if TYPE_CHECKING:
@@ -40,6 +42,17 @@ class ConsisParams(PreferParams):
         (0.0, 8.0, 8.0),
         description="shift of the reference tokens' time, row and column positions, in latent patches, at every step; "
         "a diagonal shift is UNO's (papers, A6)",
+    )
+
+
+class RealFakeParams(PreferParams):
+    """Several losers of one winner come from ``per_sample``; ``dpo.losers`` says how many train together."""
+
+    max_separability: float | None = Field(
+        None,
+        ge=0.5,
+        le=1,
+        description="stop when a trivial statistic alone tells real from fake in more than this share of the pairs for sure",
     )
 
 
@@ -75,11 +88,15 @@ class RealFakePair:
 
     def __call__(self, pair: PairPayload) -> Mapping[str, Any]:
         from models.training.bucket import Bucket
+        from models.training.separability import statistics
 
         frames = Bucket.parse(self.studio.reader.entries[pair.sample_id].bucket).frames
         real = self.studio.video(self.studio.reader.latents(pair.sample_id))
         fake = self.studio.video(self.studio.sample(SYSTEM, pair.sample_id, pair.seed))
-        return _row(self.studio.through_file(real, frames), real, self.studio.through_file(fake, frames), fake)
+        row = _row(self.studio.through_file(real, frames), real, self.studio.through_file(fake, frames), fake)
+        sides = {"winner": real, "loser": fake}
+        told = {side: statistics(self.studio.read_back(video, frames)) for side, video in sides.items()}
+        return {**row, "statistics": json.dumps(told)}
 
 
 def _row(winner: Any, winner_video: bytes, loser: Any, loser_video: bytes) -> Mapping[str, Any]:
@@ -111,19 +128,21 @@ def prefer_consis(ctx: Context, params: ConsisParams) -> None:
 @stage(
     name="prefer_real_fake",
     version="1",
-    params=PreferParams,
+    params=RealFakeParams,
     inputs=INPUTS,
-    outputs=OUTPUTS,
+    outputs={**OUTPUTS, "separability": Files("separability")},
     models=lambda params: backbone_models(params.backbone),
 )
-def prefer_real_fake(ctx: Context, params: PreferParams) -> None:
-    """Real clips of in-pair triplets against the in-pair SFT adapter's samples."""
-    _make(ctx, params, "real_fake", "in_pair", RealFakePair, {})
+def prefer_real_fake(ctx: Context, params: RealFakeParams) -> None:
+    """Real clips of in-pair triplets against the in-pair SFT adapter's samples, and how easily the two are told apart."""
+    work, made = _make(ctx, params, "real_fake", "in_pair", RealFakePair, {})
+    told = [json.loads(row["statistics"]) for row in work.rows(ctx, [pair.pair_id for pair in made])]
+    tell_apart(ctx, [t["winner"] for t in told], [t["loser"] for t in told], params.max_separability)
 
 
 def _make(
     ctx: Context, params: PreferParams, kind: Kind, rows_kind: str, make: Any, options: Mapping[str, Any]
-) -> None:
+) -> tuple[Work, list[PairPayload]]:
     digest = check_cache(ctx, params.backbone)
     read_adapter(ctx.path("adapter"), "adapter", digest)
     adapter = adapter_digest(ctx.path("adapter"))
@@ -147,7 +166,7 @@ def _make(
     recipe = {"backbone": digest, "sampling": params.sampling.model_dump(mode="json"), "offset": offset}
     work = run_items(
         ctx,
-        group=Group("pair", ctx.recipe("pair", "1", recipe)),
+        group=Group("pair", ctx.recipe("pair", "2", recipe)),
         items=[Item(_key(pair, entries[pair.sample_id], adapter), pair.pair_id, pair) for pair in chosen],
         make=make,
         init={**options, "studio": studio},
@@ -163,6 +182,7 @@ def _make(
         first = next(iter(work.failed.values()))
         raise NotEnoughRows("preference pairs", 1, 0, f"All {len(chosen)} failed; first: {first.error_message}.")
     ctx.write("preferences", PREFERENCES.table(_pack(ctx, work, made, rows, kind, offset)))
+    return work, made
 
 
 def _choose(params: PreferParams, run_seed: int, kind: Kind, sample_ids: Sequence[str]) -> list[PairPayload]:

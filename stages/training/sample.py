@@ -16,6 +16,10 @@ from stages.training.params import BackboneParams, SamplingParams, backbone_mode
 from stages.work import Item, Work, content_key, run_items
 
 ADAPTER = Files("adapter")
+S2V_KINDS = (
+    "in_pair",
+    "cross_pair",
+)  # image pairs and videos that show themselves are for training and measuring alone
 # System -> the adapter inputs it stacks on the base. A DPO delta means something only on top of the merged SFT.
 STACKS: dict[str, tuple[str, ...]] = {
     "base": (),
@@ -78,7 +82,11 @@ def sample(ctx: Context, params: SampleParams) -> None:
     systems = _systems(ctx, params)
     for name in sorted({adapter for system in systems for adapter, _ in system.adapters}):
         read_adapter(ctx.path(name), name, digest)
-    rows = {row["sample_id"]: row for row in ctx.table("cache").to_pylist() if row["split"] == params.split}
+    rows = {
+        row["sample_id"]: row
+        for row in ctx.table("cache").to_pylist()
+        if row["split"] == params.split and row["kind"] in S2V_KINDS
+    }
     if not rows:
         raise NotEnoughRows(
             f"rows of split {params.split} in the cache",

@@ -6,16 +6,20 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data_schemas.tables import CACHE, PREFERENCES, VERDICTS
 from stages.contract import Context, Files, NotEnoughRows, StageError, Table, stage
 from stages.training.adapters import adapter_digest, read_adapter, write_adapter
+from stages.training.curves import CURVES, curves_page
+from stages.training.feeds import make_sampler
 from stages.training.generate import check_cache, entries_of
-from stages.training.jobs import Job, launch, make_sampler, publish, write_log
+from stages.training.jobs import Job, ProbeSpec, launch, publish, read_events, write_log
+from stages.training.memory import announce_memory
 from stages.training.params import BackboneParams, EngineParams, LoraParams, TimestepParams, backbone_models
+from stages.training.reference import with_reference_errors
 
 if TYPE_CHECKING:
     from models.training.feed import FeedSpec, Pair
@@ -35,17 +39,30 @@ class TrainParams(EngineParams):
     steps: int = Field(1000, ge=1, description="optimiser steps")
     batch: int = Field(8, ge=1, description="samples of a step over all workers, before accumulation")
     accumulate: int = Field(1, ge=1, description="batches per optimiser step")
+    balance: Literal["samples", "flops"] = Field(
+        "samples",
+        description="flops: cheaper buckets get whole multiples of batch, so that all steps cost about the same",
+    )
     remainder: Literal["drop", "repeat"] = Field("repeat", description="what fills no batch of its bucket in an epoch")
     min_rows: int | None = Field(None, ge=1, description="rows without which the stage stops; null is one batch")
     learning_rate: float = Field(1e-4, gt=0)
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "cosine_restarts"] = "constant"
+    cycles: int = Field(1, ge=1, description="cosines one after another, for cosine_restarts")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up")
     weight_decay: float = Field(1e-4, ge=0)
     max_grad_norm: float | None = Field(1.0, gt=0)
     ema_decay: float | None = Field(None, gt=0, lt=1, description="with it, the averaged adapter is the output")
     gradient_checkpointing: bool = False
+    shard: bool = Field(False, description="split the frozen base over the workers (FSDP2); the numbers are the same")
+    compile: bool = Field(False, description="compile the transformer's blocks (torch.compile)")
     max_nonfinite: int = Field(0, ge=0, description="steps in a row that may be skipped for a loss that is not finite")
     checkpoint_every: int = Field(100, ge=1)
+    held_out_every: int = Field(
+        200, ge=0, description="steps between measurements of the held-out error at fixed timesteps; 0 is never"
+    )
+    held_out_samples: int = Field(4, ge=1, description="held-out rows that are measured")
+    held_out_parts: int = Field(9, ge=1, description="equal parts of the timesteps, each measured at its middle")
+    histogram_every: int = Field(100, ge=0, description="steps between histograms of the timesteps drawn; 0 is never")
 
 
 class SftParams(TrainParams):
@@ -66,14 +83,30 @@ class DpoParams(TrainParams):
     learning_rate: float = Field(5e-6, gt=0)
     steps: int = Field(500, ge=1, description="optimiser steps; over-training degrades even with LoRA (VideoAlign)")
     beta: float = Field(500.0, gt=0)
+    objective: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
     weighting: Literal["one", "epsilon"] = Field("one", description="w(t); constant beat time-weighted in VideoAlign")
     lambda_sft: float = Field(
         0.0, ge=0, description="weight of the winner's own error, against likelihood displacement"
+    )
+    losers: int = Field(1, ge=1, description="most losers that train with their winner in one forward; RealDPO has 3")
+    refresh_every: int | None = Field(
+        None, ge=1, description="steps after which the reference follows the policy; 40 in online DPO, null is never"
+    )
+    refresh_decay: float = Field(0.0, ge=0, lt=1, description="what the reference keeps of itself then; RealDPO 0.999")
+    reference_errors: Literal["online", "cached"] = Field(
+        "online",
+        description="cached: computed once before training and kept, for runs that differ in beta and the like",
     )
     max_winner_drift: float | None = Field(
         None, description="stop when e_w - e_ref_w averages above this over the window"
     )
     drift_window: int = Field(20, ge=1, description="steps over which the drift is averaged")
+
+    @model_validator(mode="after")
+    def _still_reference(self) -> Self:
+        if self.reference_errors == "cached" and self.refresh_every is not None:
+            raise ValueError("reference_errors: cached needs a reference that stays; set refresh_every: null")
+        return self
 
 
 @stage(
@@ -91,10 +124,10 @@ def sft(ctx: Context, params: SftParams) -> None:
 
     check_cache(ctx, params.backbone)
     rows = [r for r in ctx.table("cache").to_pylist() if r["kind"] == params.kind and r["split"] == "train"]
-    _enough(params, params.kind.replace("_pair", "-pair") + " rows", len(rows), "Add footage or loosen the pair rules.")
-    feed = _feed_spec(ctx, params, params.caption_dropout, params.reference_dropout, params.null_reference)
-    job = _job(ctx, params, Sft(_lora(params)), feed, rows)
-    _train(ctx, params, job, {"kind": f"sft_{params.kind}", "rows": len(rows)}, {})
+    enough(params, params.kind.replace("_pair", "-pair") + " rows", len(rows), "Add footage or loosen the pair rules.")
+    feed = feed_spec(ctx, params, params.caption_dropout, params.reference_dropout, params.null_reference)
+    job = make_job(ctx, params, Sft(lora_spec(params)), feed, rows)
+    train_job(ctx, params, job, {"kind": f"sft_{params.kind}", "rows": len(rows)}, {})
 
 
 @stage(
@@ -109,18 +142,19 @@ def sft(ctx: Context, params: SftParams) -> None:
         "verdicts": Table(VERDICTS),
         "adapter": ADAPTER,
     },
+    optional=("adapter",),
     outputs={"adapter": ADAPTER},
     models=lambda params: backbone_models(params.backbone),
     needs_ray=True,
 )
 def dpo(ctx: Context, params: DpoParams) -> None:
-    """A delta on the merged SFT adapter from pairs that review kept; the reference is the merged SFT model itself."""
+    """A delta on the merged SFT adapter (without one, on the base) from pairs that review kept; that is also the reference."""
     from models.training.feed import Pair
     from models.training.methods import Dpo, FrozenAdapter
 
     digest = check_cache(ctx, params.backbone)
     kept = _kept(ctx, params.kind)
-    _enough(
+    enough(
         params,
         f"reviewed {params.kind.replace('_', '-')} pairs that may train",
         len(kept),
@@ -133,18 +167,29 @@ def dpo(ctx: Context, params: DpoParams) -> None:
         raise StageError(
             f"preferences speak of samples that this cache lacks, first {lost[0]}; wire the same cache to both"
         )
-    base = read_adapter(ctx.path("adapter"), "adapter", digest)
+    base = read_adapter(ctx.path("adapter"), "adapter", digest) if ctx.has("adapter") else None
     method = Dpo(
-        lora=_lora(params),
-        base=(FrozenAdapter(base, name="sft"),),
+        lora=lora_spec(params),
+        base=(FrozenAdapter(base, name="sft"),) if base else (),
         beta=params.beta,
+        objective=params.objective,
         weighting=params.weighting,
         lambda_sft=params.lambda_sft,
+        refresh_every=params.refresh_every,
+        refresh_decay=params.refresh_decay,
+        raw_reference=base is None,
     )
-    pairs = [Pair(row["pair_id"], row["sample_id"], row["shard"]) for row in kept]
-    job = _job(ctx, params, method, _feed_spec(ctx, params), rows, pairs)
-    parents = {"sft": adapter_digest(ctx.path("adapter"))}
-    _train(ctx, params, job, {"kind": f"dpo_{params.kind}", "rows": len(pairs), "beta": params.beta}, parents)
+    pairs = [Pair(row["pair_id"], row["sample_id"], row["shard"], _winner(row)) for row in kept]
+    job = make_job(ctx, params, method, feed_spec(ctx, params), rows, pairs)
+    parents = {"sft": adapter_digest(ctx.path("adapter"))} if base else {}
+    if params.reference_errors == "cached":
+        job = with_reference_errors(ctx, params, job)
+    train_job(ctx, params, job, {"kind": f"dpo_{params.kind}", "rows": len(pairs), "beta": params.beta}, parents)
+
+
+def _winner(row: Mapping[str, Any]) -> str:
+    """What a pair's winner is called: the real clip of a sample, or what this noise gave."""
+    return "real" if row["kind"] == "real_fake" else str(row["seed"])
 
 
 def _kept(ctx: Context, kind: Literal["consis", "real_fake"]) -> list[dict[str, Any]]:
@@ -173,19 +218,19 @@ def _kept(ctx: Context, kind: Literal["consis", "real_fake"]) -> list[dict[str, 
     return kept
 
 
-def _enough(params: TrainParams, what: str, has: int, remedy: str) -> None:
+def enough(params: TrainParams, what: str, has: int, remedy: str) -> None:
     needs = params.min_rows or params.batch
     if has < needs:
         raise NotEnoughRows(what, needs, has, remedy)
 
 
-def _lora(params: TrainParams) -> Any:
+def lora_spec(params: TrainParams) -> Any:
     from models.training.lora import LoraSpec
 
     return LoraSpec(**params.lora.model_dump())
 
 
-def _feed_spec(
+def feed_spec(
     ctx: Context,
     params: TrainParams,
     caption_dropout: float = 0.0,
@@ -203,7 +248,7 @@ def _feed_spec(
     )
 
 
-def _train_spec(ctx: Context, params: TrainParams) -> TrainSpec:
+def train_spec(ctx: Context, params: TrainParams) -> TrainSpec:
     from models.training.loop import StopRule, TrainSpec
 
     rules: tuple[StopRule, ...] = ()
@@ -213,20 +258,27 @@ def _train_spec(ctx: Context, params: TrainParams) -> TrainSpec:
     return TrainSpec(**params.model_dump(include=names), stop_rules=rules, seed=ctx.seed)
 
 
-def _job(
+def make_job(
     ctx: Context,
     params: TrainParams,
     method: Sft | Dpo,
     feed: FeedSpec,
     rows: Sequence[Mapping[str, Any]],
     pairs: Sequence[Pair] = (),
+    **more: Any,
 ) -> Job:
+    """The job of these rows of the cache; ``more`` are fields of ``Job``. Says what an epoch does with the data."""
     home = (Path(params.storage) if params.storage else ctx.workdir) / f"{ctx.name}-{ctx.fingerprint[:16]}"
+    fields: dict[str, Any] = {
+        "probes": ProbeSpec(params.held_out_every, params.held_out_parts),
+        "held_out": entries_of(held_out_rows(ctx)[: params.held_out_samples]),
+        **more,
+    }
     job = Job(
         home=str(home.absolute()),
         backbone=params.backbone,
         method=method,
-        spec=_train_spec(ctx, params),
+        spec=train_spec(ctx, params),
         feed=feed,
         batch=params.batch,
         remainder=params.remainder,
@@ -234,19 +286,35 @@ def _job(
         entries=entries_of(rows),
         pairs=pairs,
         preferences=str(ctx.path("shards").absolute()) if pairs else None,
+        losers=getattr(params, "losers", 1),
+        balance=params.balance,
         device="cuda" if params.gpus_per_worker else "cpu",
+        **fields,
     )
     try:
-        plan = make_sampler(job).plan()
+        sampler = make_sampler(job)
     except ValueError as error:
         raise StageError(str(error)) from error
-    ctx.event("data_plan", plan=plan.describe(), warn=plan.dropped_share > WARN_DROPPED)
+    for plan in sampler.plans():
+        ctx.event("data_plan", plan=plan.describe(), warn=plan.dropped_share > WARN_DROPPED)
+    ctx.event("first_epoch", **sampler.leftovers(0))
     return job
 
 
-def _train(ctx: Context, params: TrainParams, job: Job, facts: Mapping[str, Any], parents: Mapping[str, str]) -> None:
+def held_out_rows(ctx: Context) -> list[dict[str, Any]]:
+    """Rows of the cache that no method trains on, in seeded order."""
+    from models.training.randomness import seed_of
+
+    rows = [row for row in ctx.table("cache").to_pylist() if row["split"] == "held_out"]
+    return sorted(rows, key=lambda row: (seed_of(ctx.seed, "held out", row["sample_id"]), row["sample_id"]))
+
+
+def train_job(
+    ctx: Context, params: TrainParams, job: Job, facts: Mapping[str, Any], parents: Mapping[str, str]
+) -> None:
     from models.training.adapter import load_adapter
 
+    announce_memory(ctx, params, job)
     note = launch(ctx, params, job)
     home = Path(job.home)
     last = publish(ctx, home, note)
@@ -266,5 +334,6 @@ def _train(ctx: Context, params: TrainParams, job: Job, facts: Mapping[str, Any]
     }
     write_adapter(load_adapter(home / "adapter"), ctx.folder("adapter"), metadata)
     write_log(home, note, ctx.folder("adapter") / "log.jsonl")
+    (ctx.folder("adapter") / CURVES).write_text(curves_page(ctx.name, read_events(home, note["step"])), "utf-8")
     # Checkpoints have done their work once the adapter is in the output; the note and events stay for a rerun.
     shutil.rmtree(home / "checkpoints", ignore_errors=True)

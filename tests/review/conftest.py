@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -13,6 +13,11 @@ import pytest
 from stages.review.campaigns import Campaign, CampaignSpec, NewItem, create_campaign
 from stages.review.database import Database, open_database
 from stages.review.media import MediaStore
+from stages.review.people import Role, invite
+from tests.review.browsing import WIDE, browsing, serving
+
+if TYPE_CHECKING:
+    from tests.review.pages import ReviewPage
 
 
 @pytest.fixture
@@ -47,13 +52,38 @@ def pair_items(count: int) -> list[NewItem]:
     ]
 
 
+def likert_items(count: int) -> list[NewItem]:
+    return [
+        NewItem(
+            f"video-{n:04d}",
+            {"media": f"{n:032x}.webm", "references": [f"{n:031x}c.png"], "prompt": f"prompt {n}"},
+            hidden={"system": ("base", "sft")[n % 2], "prompt_id": f"prompt {n // 2}"},
+        )
+        for n in range(count)
+    ]
+
+
+def compare_items(count: int) -> list[NewItem]:
+    systems = (("base", "sft"), ("sft", "dpo"), ("base", "dpo"))
+    return [
+        NewItem(
+            f"pair-{n:04d}",
+            {"a": f"{n:031x}a.webm", "b": f"{n:031x}b.webm", "reference": None, "prompt": f"prompt {n}"},
+            hidden={"systems": systems[n % 3], "prompt_id": f"prompt {n // 3}"},
+        )
+        for n in range(count)
+    ]
+
+
+ITEMS = {"filter": filter_items, "likert": likert_items, "compare": compare_items}
+
+
 @pytest.fixture
 def make(db: Database) -> Callable[..., Campaign]:
     """``make(10, form="consis", overlap=2)`` stores a campaign with ten items."""
 
     def build(count: int, campaign_id: str = "clips", form: str = "filter", **settings: Any) -> Campaign:
-        items = filter_items(count) if form == "filter" else pair_items(count)
-        return create_campaign(db, spec(campaign_id, form, **settings), items)
+        return create_campaign(db, spec(campaign_id, form, **settings), ITEMS.get(form, pair_items)(count))
 
     return build
 
@@ -88,3 +118,85 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def media(tmp_path: Path) -> MediaStore:
     return MediaStore(tmp_path / "review_media")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Debian's Chromium; a test that needs it is skipped, with the reason, where it is not there."""
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    try:
+        with browsing() as browser:
+            yield browser
+    except LookupError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture
+def server(db: Database, tmp_path: Path) -> Iterator[str]:
+    with serving(tmp_path / "review.db") as base:
+        yield base
+
+
+@pytest.fixture
+def visit(chromium: Any, server: str, db: Database) -> Iterator[Callable[..., ReviewPage]]:
+    """``visit("Ada")``: a browser of her own, logged in by invitation. At the end no page may have complained."""
+    from tests.review.pages import ReviewPage
+
+    opened: list[ReviewPage] = []
+    contexts: list[Any] = []
+
+    def make(name: str, role: Role = "annotator", viewport: dict[str, int] = WIDE) -> ReviewPage:
+        contexts.append(chromium.new_context(viewport=viewport))
+        opened.append(ReviewPage(contexts[-1].new_page(), server))
+        opened[-1].log_in(invite(db, name, role))
+        return opened[-1]
+
+    yield make
+    for review in opened:
+        review.should.have_no_errors()
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def clips(db: Database, media: MediaStore, videos: list[Path]) -> Callable[..., None]:
+    """``clips(10)`` makes a filter campaign of ten two-second clips."""
+    names = [media.add_bytes(path.read_bytes(), ".webm") for path in videos]
+
+    def make(count: int, **settings: Any) -> None:
+        items = [
+            NewItem(f"clip-{n:02d}", {"media": names[n % len(names)], "caption": f"caption {n}", "fps": 10.0})
+            for n in range(count)
+        ]
+        create_campaign(db, spec(**settings), items)
+
+    return make
+
+
+@pytest.fixture
+def pairs(db: Database, media: MediaStore, videos: list[Path]) -> Callable[..., None]:
+    """``pairs(3, "consis")`` makes a campaign of three pairs, at most three."""
+    names = [media.add_bytes(path.read_bytes(), ".webm") for path in videos]
+
+    def make(count: int, form: str, **settings: Any) -> None:
+        first, second = ("a", "b") if form == "compare" else ("winner", "loser")
+        shared = {"reference": None, "prompt": "a bar moves", "fps": 10.0}
+        items = [NewItem(f"pair-{n}", {first: names[2 * n], second: names[2 * n + 1]} | shared) for n in range(count)]
+        create_campaign(db, spec("pairs", form, **settings), items)
+
+    return make
+
+
+@pytest.fixture
+def ratings(db: Database, media: MediaStore, videos: list[Path]) -> Callable[..., None]:
+    """``ratings(3)`` makes a Likert campaign of three videos."""
+    names = [media.add_bytes(path.read_bytes(), ".webm") for path in videos]
+
+    def make(count: int, **settings: Any) -> None:
+        items = [
+            NewItem(f"video-{n}", {"media": names[n % len(names)], "references": [], "prompt": "a bar", "fps": 10.0})
+            for n in range(count)
+        ]
+        create_campaign(db, spec("ratings", "likert", **settings), items)
+
+    return make

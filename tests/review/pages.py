@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from playwright.sync_api import Page, expect
@@ -40,6 +41,11 @@ ITEM_IS_NOT = """
 })
 """
 
+SCORES = """
+() => Object.fromEntries([...document.querySelectorAll('[data-score][aria-pressed="true"]')]
+  .map((button) => [button.closest("[data-dimension]").dataset.dimension, Number(button.dataset.score)]))
+"""
+
 
 class ReviewPage:
     """One browser tab on one campaign."""
@@ -56,15 +62,18 @@ class ReviewPage:
         if message.type == "error" and "Failed to load resource" not in message.text:
             self.errors.append(message.text)
 
-    def say_name(self, name: str) -> None:
-        self.page.goto(f"{self.base}/")
-        self.page.get_by_label("Name").fill(name)
-        self.page.get_by_role("button", name="Start").click()
+    def log_in(self, token: str) -> None:
+        """Open the invitation's link."""
+        self.page.goto(f"{self.base}/login#{token}")
         expect(self.page.get_by_role("heading", name="Campaigns")).to_be_visible()
 
     def open(self, campaign: str) -> None:
         self.page.goto(f"{self.base}/c/{campaign}")
-        expect(self.page.locator("body[data-item]")).to_be_attached(timeout=STEP_MS)
+        self.should.show_an_item()
+
+    def reload(self) -> None:
+        self.page.reload()
+        self.should.show_an_item()
 
     @property
     def item(self) -> str | None:
@@ -97,6 +106,23 @@ class ReviewPage:
     def video(self, name: str) -> Any:
         return self.page.evaluate(f"() => document.querySelector('video.current').{name}")
 
+    def source(self, pane: int) -> str:
+        """The media name of the video on show in this pane."""
+        found = self.page.locator(f'[data-pane="{pane}"] video.current').get_attribute("src") or ""
+        return found.removeprefix("/media/")
+
+    def scores(self) -> dict[str, int]:
+        """What the Likert form shows as rated."""
+        found: dict[str, int] = self.page.evaluate(SCORES)
+        return found
+
+    def go_offline(self, offline: bool = True) -> None:
+        self.page.context.set_offline(offline)
+
+    def come_back(self) -> None:
+        """What the browser tells a page whose tab is looked at again."""
+        self.page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+
 
 class ReviewAsserter:
     """What a person should see."""
@@ -104,16 +130,78 @@ class ReviewAsserter:
     def __init__(self, review: ReviewPage) -> None:
         self.review = review
 
+    def _have(self, selector: str, text: str | re.Pattern[str]) -> None:
+        expect(self.review.page.locator(selector)).to_contain_text(text, timeout=STEP_MS)
+
+    def show_an_item(self) -> None:
+        expect(self.review.page.locator("body[data-item]")).to_be_attached(timeout=STEP_MS)
+
     def count(self, text: str) -> None:
         expect(self.review.page.locator("#count")).to_have_text(text, timeout=STEP_MS)
 
     def be_done(self, text: str) -> None:
         expect(self.review.page.locator("#done")).to_be_visible(timeout=STEP_MS)
-        expect(self.review.page.locator("#done")).to_contain_text(text, timeout=STEP_MS)
+        self._have("#done", text)
 
     def ask_second_question(self, asked: bool = True) -> None:
         row = self.review.page.locator('[data-row="second"]')
         expect(row).to_be_visible() if asked else expect(row).to_be_hidden()
 
+    def be_offline_with(self, answers: str) -> None:
+        self._have("#pending", answers)
+
+    def be_connected(self) -> None:
+        expect(self.review.page.locator("#pending")).to_be_hidden(timeout=STEP_MS)
+
+    def notice(self, text: str) -> None:
+        self._have("#notice", text)
+
+    def no_notice(self) -> None:
+        expect(self.review.page.locator("#notice")).to_be_hidden(timeout=STEP_MS)
+
+    def say(self, text: str) -> None:
+        self._have("#say", text)
+
+    def be_at_frame(self, n: int) -> None:
+        self._have("#frame", re.compile(rf"frame {n}$"))
+
     def have_no_errors(self) -> None:
         assert self.review.errors == []
+
+
+class LeadPage:
+    """The dashboard of one campaign, in the tab of somebody who is logged in."""
+
+    def __init__(self, review: ReviewPage) -> None:
+        self.page, self.base = review.page, review.base
+        self.should = LeadAsserter(self)
+
+    def open(self, campaign: str) -> None:
+        self.page.goto(f"{self.base}/c/{campaign}/lead")
+        expect(self.page.locator("body[data-at]")).to_be_attached(timeout=STEP_MS)
+
+    def close(self) -> None:
+        self.page.get_by_role("button", name="Close the campaign").click()
+        self.page.locator("#close-now").click()
+
+
+class LeadAsserter:
+    """What a lead should see, at the latest when the page has asked again."""
+
+    def __init__(self, lead: LeadPage) -> None:
+        self.lead = lead
+
+    def figure(self, name: str, value: str) -> None:
+        figure = self.lead.page.locator("#progress .figures div").filter(has_text=name)
+        expect(figure.locator("b")).to_have_text(value, timeout=2 * STEP_MS)
+
+    def show(self, section: str, text: str) -> None:
+        expect(self.lead.page.locator(f"#{section}")).to_contain_text(text, timeout=2 * STEP_MS)
+
+    def plot(self, section: str, label: str) -> None:
+        expect(self.lead.page.locator(f"#{section}").get_by_role("img", name=label, exact=True)).to_be_visible(
+            timeout=STEP_MS
+        )
+
+    def state(self, state: str) -> None:
+        expect(self.lead.page.locator("#state")).to_have_text(state, timeout=STEP_MS)

@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
-from stages.review.app import create_app, serve
+from stages.review.access import TRIES, WINDOW_S, LoginLimit
+from stages.review.app import create_app, greet, serve
 from stages.review.campaigns import Campaign, CampaignSpec, NewItem, close_campaign, create_campaign
 from stages.review.database import Database
 from stages.review.errors import ReviewError
 from stages.review.keymap import keymap
 from stages.review.media import MediaStore
+from stages.review.people import Role, bearer, invite
+from stages.review.schema import event
 from tests.review.conftest import spec
 
 Make = Callable[..., Campaign]
@@ -25,13 +29,10 @@ HOST = "http://127.0.0.1"
 class Browser:
     """A person at the page, without a browser: logs in, keeps the cookie and the page's token, records all it is sent."""
 
-    def __init__(self, app: Any, name: str) -> None:
+    def __init__(self, app: Any, name: str, role: Role = "annotator") -> None:
         self.client = TestClient(app, base_url=HOST)
         self.seen: list[str] = []
-        form = self.client.get("/hello").text
-        csrf = re.search(r'name="csrf" value="([^"]+)"', form)
-        assert csrf
-        page = self.client.post("/hello", data={"csrf": csrf[1], "name": name, "next": "/"})
+        page = log_in(self.client, invite(app.state.db, name, role))
         assert page.status_code == 200
 
     def open(self, campaign: str) -> str:
@@ -59,6 +60,12 @@ class Browser:
         return self.post(f"/api/items/{item}/response", {"key": f"key-{item}", "choice": choice} | more)
 
 
+def log_in(client: TestClient, token: str, target: str = "/") -> Any:
+    csrf = re.search(r'name="csrf" value="([^"]+)"', client.get("/login").text)
+    assert csrf
+    return client.post("/login", data={"csrf": csrf[1], "token": token, "next": target})
+
+
 @pytest.fixture
 def app(db: Database, tmp_path: Path) -> Iterator[Any]:
     made = create_app(tmp_path / "review.db")
@@ -71,7 +78,12 @@ def ada(app: Any) -> Browser:
     return Browser(app, "Ada")
 
 
-def test_a_person_says_their_name_once_and_then_judges(make: Make, ada: Browser, db: Database) -> None:
+@pytest.fixture
+def lea(app: Any) -> Browser:
+    return Browser(app, "Lea", "lead")
+
+
+def test_a_person_logs_in_once_and_then_judges(make: Make, ada: Browser, db: Database) -> None:
     make(3)
     assert "0 of 3 judged" in ada.get("/").text
     ada.open("clips")
@@ -81,10 +93,10 @@ def test_a_person_says_their_name_once_and_then_judges(make: Make, ada: Browser,
     assert progress == {"items": 3, "done": 3, "remaining": 0, "mine": 3}
 
 
-def test_without_a_name_pages_ask_for_it_and_nothing_else_answers(make: Make, app: Any) -> None:
+def test_without_a_login_pages_ask_for_it_and_nothing_else_answers(make: Make, app: Any) -> None:
     make(1)
     stranger = TestClient(app, base_url=HOST, follow_redirects=False)
-    assert stranger.get("/c/clips").headers["location"] == "/hello?next=/c/clips"
+    assert stranger.get("/c/clips").headers["location"] == "/login?next=/c/clips"
     assert stranger.post("/api/campaigns/clips/claim", json={}).status_code == 401
     assert stranger.get("/media/" + "0" * 32 + ".webm").status_code == 401
 
@@ -96,28 +108,132 @@ def test_a_change_without_the_pages_token_is_refused(make: Make, ada: Browser) -
         assert ada.post("/api/campaigns/clips/claim").status_code == 403
 
 
-def test_the_name_form_cannot_be_sent_from_another_site(app: Any) -> None:
+def test_the_login_form_cannot_be_sent_from_another_site(app: Any) -> None:
     client = TestClient(app, base_url=HOST)
-    assert client.post("/hello", data={"name": "Eve", "csrf": "guess"}).status_code == 403
-
-
-@pytest.mark.parametrize("name", ["", "   ", "x" * 65, "script:rules"])
-def test_a_bad_name_is_explained_on_the_form(app: Any, name: str) -> None:
-    client = TestClient(app, base_url=HOST)
-    csrf = re.search(r'value="([^"]+)"', client.get("/hello").text)
-    assert csrf
-    page = client.post("/hello", data={"csrf": csrf[1], "name": name})
-    assert page.status_code == 422
-    assert 'role="alert"' in page.text
+    token = invite(app.state.db, "Ada", "annotator")
+    assert client.post("/login", data={"token": token, "csrf": "guess"}).status_code == 403
 
 
 @pytest.mark.parametrize("target", ["https://evil.example", "//evil.example", "/\\evil.example"])
-def test_the_name_form_sends_nobody_to_another_site(app: Any, target: str) -> None:
+def test_the_login_form_sends_nobody_to_another_site(app: Any, target: str) -> None:
     client = TestClient(app, base_url=HOST, follow_redirects=False)
-    csrf = re.search(r'name="csrf" value="([^"]+)"', client.get("/hello").text)
-    assert csrf
-    page = client.post("/hello", data={"csrf": csrf[1], "name": "Ada", "next": target})
-    assert page.headers["location"] == "/"
+    assert log_in(client, invite(app.state.db, "Ada", "annotator"), target).headers["location"] == "/"
+
+
+def test_a_token_is_shown_once_and_stored_nowhere(app: Any, db: Database, tmp_path: Path) -> None:
+    token = invite(db, "Ada", "annotator")
+    client = TestClient(app, base_url=HOST)
+    log_in(client, token)
+    secrets = [token, *(cookie.value or "" for cookie in client.cookies.jar if cookie.name == "fulcrum_review")]
+    db.close()
+    stored = b"".join(path.read_bytes() for path in tmp_path.glob("review.db*"))
+    assert b"Ada" in stored
+    assert not [secret for secret in secrets if secret.encode() in stored]
+
+
+def test_a_new_invitation_ends_the_old_token_and_its_logins(app: Any, ada: Browser) -> None:
+    assert ada.get("/api/me").json()["name"] == "Ada"
+    token = invite(app.state.db, "Ada", "lead")
+    assert ada.get("/api/me").status_code == 401
+    program = TestClient(app, base_url=HOST, headers={"Authorization": f"Bearer {token}"})
+    assert program.get("/api/me").json() == {"name": "Ada", "role": "lead", "csrf": ""}
+
+
+def test_a_program_uses_its_token_and_needs_no_csrf(make: Make, app: Any) -> None:
+    make(2)
+    token = invite(app.state.db, "Ada", "annotator")
+    program = TestClient(app, base_url=HOST, headers={"Authorization": f"Bearer {token}"})
+    assert len(program.post("/api/campaigns/clips/claim", json={"n": 2}).json()["items"]) == 2
+    program.headers["Authorization"] = "Bearer wrong"
+    assert program.get("/api/me").status_code == 401
+
+
+def test_failed_logins_are_slowed_down_noted_and_no_riddle(app: Any, db: Database) -> None:
+    client = TestClient(app, base_url=HOST)
+    wrong = log_in(client, "guess")
+    assert wrong.status_code == 401
+    assert 'role="alert"' in wrong.text
+    for _ in range(TRIES - 1):
+        assert log_in(client, "guess").status_code == 401
+    limited = log_in(client, invite(db, "Ada", "annotator"))  # even with the right token: guessing must not tell
+    assert limited.status_code == 429
+    assert int(limited.headers["retry-after"]) <= WINDOW_S + 1
+    with db.read() as connection:
+        kinds = list(connection.execute(sa.select(event.c.kind)).scalars())
+    assert kinds.count("login_refused") == TRIES
+
+
+def test_an_address_may_try_again_after_the_window() -> None:
+    limit = LoginLimit()
+    for second in range(TRIES):
+        limit.failed("somewhere", now=float(second))
+    assert limit.wait("somewhere", now=10.0) == WINDOW_S - 10
+    assert limit.wait("elsewhere", now=10.0) == 0
+    assert limit.wait("somewhere", now=WINDOW_S + 0.5) == 0
+
+
+def test_logging_out_ends_the_cookie(make: Make, ada: Browser) -> None:
+    make(1)
+    ada.open("clips")
+    cookie = ada.client.cookies["fulcrum_review"]
+    ada.post("/logout")
+    ada.client.cookies.set("fulcrum_review", cookie)
+    assert ada.get("/api/me").status_code == 401
+
+
+LEADS_ONLY = [
+    ("GET", "/api/campaigns/clips/dashboard", None),
+    ("GET", "/api/campaigns/clips/disagreements", None),
+    ("POST", "/api/campaigns/clips/close", {"partial": True}),
+    ("POST", "/api/items/{item}/gold", {"choice": "accept"}),
+    ("POST", "/api/items/{item}/gold/withdraw", {}),
+    ("GET", "/c/clips/lead", None),
+]
+ADMINS_ONLY = [
+    ("GET", "/api/people", None),
+    ("POST", "/api/people", {"name": "Eve", "role": "admin"}),
+    ("POST", "/api/people/{person}/deactivate", {}),
+    ("GET", "/api/audit", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), [*LEADS_ONLY, *ADMINS_ONLY])
+def test_an_annotator_cannot_do_a_leads_work_nor_a_lead_an_admins(
+    make: Make, ada: Browser, lea: Browser, method: str, path: str, body: Any
+) -> None:
+    make(1)
+    leads = (method, path, body) in LEADS_ONLY
+    for who, refused in ((ada, True), (lea, not leads)):
+        who.open("clips")
+        where = path.replace("{item}", "0" * 32).replace("{person}", "0" * 32)
+        answer = who.client.request(method, where, json=body)
+        assert (answer.status_code == 403) == refused, (where, answer.text)
+
+
+def test_every_address_of_the_interface_asks_who_it_is(app: Any) -> None:
+    stranger = TestClient(app, base_url=HOST, follow_redirects=False)
+    asked = 0
+    for path, methods in app.openapi()["paths"].items():
+        for method in methods:
+            answer = stranger.request(method, re.sub(r"{[^}]+}", "0", path), json={})
+            assert answer.status_code == 401, (method, path, answer.text)
+            asked += 1
+    assert asked >= 18
+
+
+def test_an_admin_invites_and_ends_access_and_the_log_tells(app: Any, ada: Browser) -> None:
+    root = Browser(app, "Root", "admin")
+    root.client.headers["x-csrf-token"] = root.get("/api/me").json()["csrf"]
+    made = root.post("/api/people", {"name": " Ben ", "role": "lead"}).json()
+    assert (made["name"], made["role"]) == ("Ben", "lead")
+    people = {one["name"]: one for one in root.get("/api/people").json()["people"]}
+    assert set(people) == {"Ada", "Ben", "Root"}
+    assert root.post(f"/api/people/{people['Ada']['id']}/deactivate").json() == {"active": False}
+    assert ada.get("/api/me").status_code == 401
+    log = root.get("/api/audit").json()["events"]
+    assert [one["kind"] for one in log[:2]] == ["deactivated", "invited"]
+    assert {one["actor"] for one in log[:2]} == {"Root"}
+    assert made["token"] not in str(log)
 
 
 def test_no_response_tells_which_side_should_win_or_what_made_a_video(db: Database, ada: Browser) -> None:
@@ -127,7 +243,7 @@ def test_no_response_tells_which_side_should_win_or_what_made_a_video(db: Databa
     create_campaign(db, spec("pairs", "consis", aggregation="lead"), items)
     page = ada.open("pairs")
     held = ada.claim("pairs")
-    assert set(held[0]) == {"id", "videos", "pictures", "text", "fps"}
+    assert set(held[0]) == {"id", "videos", "pictures", "text", "fps", "draft"}
     ada.answer(held[0]["id"], "left", rest_same=True)
     ada.post("/api/campaigns/pairs/undo")
     ada.answer(held[0]["id"], "maybe")
@@ -212,7 +328,7 @@ def test_a_link_out_of_the_media_root_is_not_followed(ada: Browser, media: Media
 
 def test_every_response_carries_the_security_headers(make: Make, ada: Browser) -> None:
     make(1)
-    for path in ("/", "/c/clips", "/hello", "/static/review.js", "/media/none", "/nowhere"):
+    for path in ("/", "/c/clips", "/login", "/static/review.js", "/media/none", "/nowhere"):
         headers = ada.client.get(path).headers
         assert "script-src 'self'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
@@ -224,12 +340,32 @@ def test_every_response_carries_the_security_headers(make: Make, ada: Browser) -
 
 
 def test_another_host_name_is_refused_so_that_no_site_can_rebind_its_own_to_this_machine(app: Any) -> None:
-    assert TestClient(app, base_url="http://evil.example").get("/hello").status_code == 400
+    assert TestClient(app, base_url="http://evil.example").get("/login").status_code == 400
 
 
-def test_the_page_is_not_served_to_the_network(tmp_path: Path) -> None:
-    with pytest.raises(ReviewError, match="this machine only"):
+def test_the_page_is_served_to_the_network_only_under_a_name_it_knows(tmp_path: Path) -> None:
+    with pytest.raises(ReviewError, match="needs --public-url"):
         serve(tmp_path / "review.db", host="0.0.0.0")
+    app = create_app(tmp_path / "review.db", public_url="https://review.example.org")
+    client = TestClient(app, base_url="https://review.example.org")
+    assert log_in(client, invite(app.state.db, "Ada", "annotator")).status_code == 200
+    assert all(cookie.secure for cookie in client.cookies.jar)
+    app.state.db.close()
+
+
+def test_whoever_starts_the_server_first_is_its_admin(db: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    greet(db, "http://127.0.0.1:8765")
+    token = capsys.readouterr().out.strip().rpartition("/login#")[2]
+    first = bearer(db, token)
+    assert first is not None
+    assert first.role == "admin"
+    greet(db, "http://127.0.0.1:8765")
+    assert "login#" not in capsys.readouterr().out
+
+
+def test_a_request_of_unknown_length_is_refused(ada: Browser) -> None:
+    answer = ada.client.post("/api/leases/heartbeat", content=iter([b"{}"]))
+    assert answer.status_code == 411
 
 
 @pytest.mark.parametrize(

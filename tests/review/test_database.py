@@ -13,7 +13,7 @@ from stages.review.campaigns import NewItem, create_campaign
 from stages.review.database import Database, open_database, refuse_network_file_system
 from stages.review.errors import ReviewError
 from stages.review.media import ROOT_VARIABLE, media_root_for
-from stages.review.schema import item, meta
+from stages.review.schema import SCHEMA_VERSION, item, meta
 from tests.review.conftest import filter_items, spec
 
 MOUNTS = "/dev/sda / ext4 rw 0 0\nserver:/export /mnt/team nfs4 rw 0 0\n/dev/sdb /mnt/team/local ext4 rw 0 0\n"
@@ -60,7 +60,7 @@ def test_a_new_database_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
         opened = list(pool.map(open_database, [tmp_path / "review.db"] * 8))
     for db in opened:
         with db.read() as connection:
-            assert connection.execute(sa.select(meta.c.value)).scalars().all() == ["1"]
+            assert connection.execute(sa.select(meta.c.value)).scalars().all() == [str(SCHEMA_VERSION)]
         db.close()
 
 

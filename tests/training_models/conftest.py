@@ -82,7 +82,7 @@ def pairs(text: Tensor) -> Callable[[int], PreferenceBatch]:
             t_B=timesteps,
             references_BRCHW=draw(8, 2, 1, 4, 8, 8),
             winner_BCFHW=draw(9, 2, *LATENTS),
-            loser_BCFHW=draw(10, 2, *LATENTS),
+            losers_BNCFHW=draw(10, 2, *LATENTS)[:, None],
         )
 
     return batch

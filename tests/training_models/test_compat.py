@@ -78,3 +78,31 @@ from models.compat import prepare
 print(prepare().value)
 """
     assert run_python(code) == "absent"
+
+
+def test_training_needs_torch_diffusers_peft_numpy_and_safetensors_alone() -> None:
+    # What a bare GPU machine lacks cannot be imported here; then real steps run, with their budget and their report.
+    code = """
+import importlib, pkgutil
+LACKS = {"ray", "mlflow", "pyarrow", "pydantic", "duckdb", "av", "cv2", "fastapi", "sqlalchemy", "open_clip", "typer"}
+from importlib.machinery import PathFinder
+class Bare(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in LACKS else PathFinder.find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
+from models.compat import prepare
+prepare()
+import models.backbones, models.metrics, models.training
+for package in (models.backbones, models.training, models.metrics):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+from benchmarks.training.gpu import main
+found = main(["--models", "tiny-wan", "--methods", "sft", "dpo", "--steps", "2"])
+import torch
+if not torch.cuda.is_available():
+    assert [r["hfu"] for r in found["results"]] == [None, None]
+assert all(r["step_s"] > 0 and r["foretold"]["flops"] > r["foretold"]["model_flops"] > 0 for r in found["results"])
+print(sorted(found["dpo_over_sft"]))
+"""
+    assert run_python(code).splitlines()[-1] == "['tiny-wan']"

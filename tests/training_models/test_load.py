@@ -42,6 +42,32 @@ def test_the_digest_tells_seeds_and_dtypes_apart() -> None:
     assert len({backbone_digest(spec) for spec in specs}) == 3
 
 
+def test_where_references_stand_makes_another_model_and_needs_no_other_cache() -> None:
+    after, before = BackboneSpec(), BackboneSpec(references="before", reference_gap=2.0)
+    assert load_backbone(before).placement.time(1, 5) == -4.0
+    assert backbone_digest(after) != backbone_digest(before)
+    assert backbone_digest(after, ("vae",)) == backbone_digest(before, ("vae",))
+
+
+def test_the_digest_of_parts_follows_these_parts_alone(folder: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    spec, parts = BackboneSpec(weights=str(moved)), ("vae", "transformer/config.json")
+    before, weights = backbone_digest(spec, parts), moved / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"other weights")
+    assert backbone_digest(spec, parts) == before
+    config = moved / "transformer" / "config.json"
+    config.write_text(config.read_text() + " ")
+    assert backbone_digest(spec, parts) != before
+
+
+def test_a_folder_of_another_known_family_says_which(tmp_path: Path) -> None:
+    load_backbone(BackboneSpec("wan")).pipeline().save_pretrained(tmp_path / "wan")
+    with pytest.raises(ValueError, match=r"holds a WanTransformer3DModel.*set family: wan"):
+        load_backbone(BackboneSpec(weights=str(tmp_path / "wan")))
+    assert load_backbone(BackboneSpec("wan", str(tmp_path / "wan"))).latent_channels == 4
+
+
 def test_the_digest_of_a_folder_follows_its_content_and_not_its_place(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

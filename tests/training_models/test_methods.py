@@ -155,9 +155,9 @@ def test_dpo_loss_is_the_published_form(
         return (v - backbone.target(latents, batch.noise_BCFHW, batch.t_B)).square().mean(dim=(1, 2, 3, 4))
 
     with torch.no_grad():
-        winner, loser = errors(batch.winner_BCFHW), errors(batch.loser_BCFHW)
+        winner, loser = errors(batch.winner_BCFHW), errors(batch.losers_BNCFHW[:, 0])
         with only_adapters(backbone, ["sft"]):
-            winner_ref, loser_ref = errors(batch.winner_BCFHW), errors(batch.loser_BCFHW)
+            winner_ref, loser_ref = errors(batch.winner_BCFHW), errors(batch.losers_BNCFHW[:, 0])
         inside = -0.5 * 500.0 * ((winner - winner_ref) - (loser - loser_ref))
         plain = -torch.nn.functional.logsigmoid(inside)
     output = dpo.loss(backbone, batch)

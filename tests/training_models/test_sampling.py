@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -58,9 +59,11 @@ def test_a_rope_offset_acts_at_every_step_from_the_same_noise(
     seen: list[tuple[Tensor, object]] = []
     predict = type(backbone).predict
 
-    def spy(self: Backbone, x: Tensor, t: Tensor, text: Tensor, refs: Tensor | None, offset: object) -> Tensor:
+    def spy(
+        self: Backbone, x: Tensor, t: Tensor, text: Tensor, refs: Tensor | None, offset: object, **more: Any
+    ) -> Tensor:
         seen.append((x, offset))
-        return predict(self, x, t, text, refs, offset)  # type: ignore[arg-type]
+        return predict(self, x, t, text, refs, offset, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(backbone), "predict", spy)
     winner = sample(backbone, text, text[:1], references, SHAPE, [5, 6], 3)
@@ -109,9 +112,9 @@ def test_zero_latents_as_null_reference_put_all_branches_into_one_forward(
     batch_sizes: list[int] = []
     predict = type(backbone).predict
 
-    def spy(self: Backbone, x: Tensor, *rest: object) -> Tensor:
+    def spy(self: Backbone, x: Tensor, *rest: Any, **more: Any) -> Tensor:
         batch_sizes.append(len(x))
-        return predict(self, x, *rest)  # type: ignore[arg-type]
+        return predict(self, x, *rest, **more)
 
     monkeypatch.setattr(type(backbone), "predict", spy)
     for null in ("absent", "zeros"):

@@ -44,7 +44,7 @@ class Road:
 @pytest.fixture(scope="session")
 def road(tmp_path_factory: pytest.TempPathFactory, encoded: Encoded) -> Road:
     from stages.training.merge import merge_sft
-    from stages.training.preferences import ConsisParams, PreferParams, prefer_consis, prefer_real_fake
+    from stages.training.preferences import ConsisParams, RealFakeParams, prefer_consis, prefer_real_fake
     from stages.training.train import SftParams, sft
 
     root = tmp_path_factory.mktemp("road")
@@ -65,7 +65,7 @@ def road(tmp_path_factory: pytest.TempPathFactory, encoded: Encoded) -> Road:
     contexts["consis"] = LocalContext(root / "consis", prefer_consis, {**cached, "adapter": adapters["cross_pair"]})
     contexts["consis"].run(ConsisParams(**prefer, rope_offset=(0, 2, 2)))  # type: ignore[arg-type]
     contexts["real_fake"] = LocalContext(root / "fake", prefer_real_fake, {**cached, "adapter": adapters["in_pair"]})
-    contexts["real_fake"].run(PreferParams(**prefer))  # type: ignore[arg-type]
+    contexts["real_fake"].run(RealFakeParams(**prefer))  # type: ignore[arg-type]
     preferences = {
         kind: (contexts[kind].outputs["preferences"], contexts[kind].outputs["shards"])
         for kind in ("consis", "real_fake")

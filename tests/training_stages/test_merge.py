@@ -9,7 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.training.merge import Factor, MergeReport, MergeSpec, cat, linear, lora_scale, truncate
+from models.training.adapter import AdapterState
+from models.training.merge import (
+    Factor,
+    MergeReport,
+    MergeSpec,
+    ModuleWeights,
+    adapter_of,
+    cat,
+    factors_of,
+    linear,
+    lora_scale,
+    truncate,
+)
 from models.training.merge import merge as merge_named
 
 torch.set_num_threads(1)
@@ -74,9 +86,9 @@ def test_cat_forward_is_the_sum_of_forwards_for_any_ranks_alphas_signs_and_missi
 
 
 @FAST
-@given(one=ADAPTERS, method=st.sampled_from(["cat", "svd"]))
+@given(one=ADAPTERS, method=st.sampled_from(["cat", "svd", "ties", "dare", "magnitude_prune"]))
 def test_one_adapter_with_weight_one_is_itself(one: dict[str, Factor], method: str) -> None:
-    merged, report = merge([one], [1.0], MergeSpec(method=method))  # type: ignore[arg-type]
+    merged, report = merge([one], [1.0], MergeSpec(method=method, density=1.0))  # type: ignore[arg-type]
     for module, factor in merged.items():
         torch.testing.assert_close(factor.delta(), one[module].delta(), rtol=1e-5, atol=1e-5)
         assert factor.rank == one[module].rank
@@ -84,10 +96,19 @@ def test_one_adapter_with_weight_one_is_itself(one: dict[str, Factor], method: s
 
 
 @FAST
-@given(a=ADAPTERS, b=ADAPTERS, u=WEIGHTS, v=WEIGHTS)
-def test_the_order_of_adapters_does_not_matter(a: dict[str, Factor], b: dict[str, Factor], u: float, v: float) -> None:
-    forth, _ = merge([a, b], [u, v])
-    back, _ = merge([b, a], [v, u])
+@given(
+    a=ADAPTERS,
+    b=ADAPTERS,
+    u=WEIGHTS,
+    v=WEIGHTS,
+    method=st.sampled_from(["cat", "svd", "ties", "dare", "magnitude_prune"]),
+)
+def test_the_order_of_adapters_does_not_matter(
+    a: dict[str, Factor], b: dict[str, Factor], u: float, v: float, method: str
+) -> None:
+    spec = MergeSpec(method=method, rank=24)  # type: ignore[arg-type]
+    forth, _ = merge_named({"a": a, "b": b}, {"a": u, "b": v}, spec)
+    back, _ = merge_named({"b": b, "a": a}, {"a": u, "b": v}, spec)
     for module in forth:
         torch.testing.assert_close(forth[module].delta(), back[module].delta(), rtol=1e-4, atol=1e-4)
 
@@ -161,6 +182,51 @@ def test_ties_keeps_entries_that_agree_and_dare_keeps_the_mean() -> None:
     torch.testing.assert_close(again["blocks.0.to_q"].delta(), dense[7], rtol=0, atol=0)
 
 
+def test_magnitude_pruning_keeps_the_largest_entries_of_each() -> None:
+    # Half of [[1, -2, 3, -4]] by size is [[0, 0, 3, -4]]; half of [[8, 1, 1, 6]] is [[8, 0, 0, 6]].
+    one = {"m": Factor(torch.tensor([[1.0, -2.0, 3.0, -4.0]]), torch.tensor([[1.0]]), 1.0)}
+    two = {"m": Factor(torch.tensor([[8.0, 1.0, 1.0, 6.0]]), torch.tensor([[1.0]]), 1.0)}
+    merged, report = merge([one, two], [2.0, 0.5], MergeSpec(method="magnitude_prune", density=0.5))
+    torch.testing.assert_close(merged["m"].delta(), torch.tensor([[4.0, 0.0, 6.0, -5.0]]))
+    # Against the plain weighted sum [[6, -3.5, 6.5, -5]], off by [[2, 3.5, 0.5, 0]]: sqrt(16.5 / 115.5) = 0.378.
+    assert report.weighted_sum_error == pytest.approx(math.sqrt(16.5 / 115.5), abs=1e-6)
+
+
+@FAST
+@given(a=ADAPTERS, b=ADAPTERS, u=WEIGHTS, v=WEIGHTS, w=WEIGHTS)
+def test_weights_by_layer_hold_where_they_match_and_nowhere_else(
+    a: dict[str, Factor], b: dict[str, Factor], u: float, v: float, w: float
+) -> None:
+    rule = ModuleWeights(r"blocks\.1\..*", {"b": w})
+    merged, _ = merge([a, b], [u, v], MergeSpec(per_module=(rule,)))
+    for module, factor in merged.items():
+        weights = [u, w if module.startswith("blocks.1.") else v]
+        torch.testing.assert_close(factor.delta(), total([a, b], weights, module), rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_rule_that_does_nothing_is_refused() -> None:
+    for rule, said in (
+        (ModuleWeights(r"block\..*", {"a": 1.0}), "matches no module; the adapters have for example blocks.0"),
+        (ModuleWeights("blocks.*", {"z": 1.0}), "weighs z; there are a, b"),
+        (ModuleWeights("blocks(", {"a": 1.0}), "is not a regular expression"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            merge([adapter(1), adapter(2)], [1.0, 1.0], MergeSpec(per_module=(rule,)))
+
+
+def test_a_convolution_keeps_its_shape_through_a_merge() -> None:
+    draws = torch.Generator().manual_seed(0)
+    state = {
+        "proj.lora_A.weight": torch.randn(2, 4, 3, 3, generator=draws),
+        "proj.lora_B.weight": torch.randn(8, 2, 1, 1, generator=draws),
+    }
+    one = AdapterState(state, {"proj": 2}, {"proj": 4.0})
+    merged, _ = merge([factors_of(one), factors_of(one)], [0.5, 0.25], MergeSpec(method="svd"))
+    back = adapter_of(merged, {})
+    assert back.state["proj.lora_A.weight"].shape == (2, 4, 3, 3)
+    torch.testing.assert_close(back.delta("proj"), 0.75 * one.delta("proj"), rtol=1e-4, atol=1e-5)
+
+
 def test_rank_stabilised_scale_is_alpha_over_the_root_of_the_rank() -> None:
     assert lora_scale(16, 8.0) == 0.5
     assert lora_scale(16, 8.0, rslora=True) == 2.0
@@ -173,6 +239,11 @@ def test_conflicts_tell_agreement_from_opposition() -> None:
     _, report = merge([a, minus], [1.0, 1.0])
     row = report.conflicts["blocks.0.to_q"]
     assert row["cosine_a_b"] == pytest.approx(-1.0)
+    assert row["sign_agreement_a_b"] == 0.0
+    # Deltas [[1, 1, 0]] and [[2, -1, 5]]: of the two entries where neither is 0, one agrees.
+    one = {"m": Factor(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[1.0]]), 1.0)}
+    two = {"m": Factor(torch.tensor([[2.0, -1.0, 5.0]]), torch.tensor([[1.0]]), 1.0)}
+    assert merge([one, two], [1.0, 1.0])[1].conflicts["m"]["sign_agreement_a_b"] == 0.5
     assert row["norm_a"] == pytest.approx(float(a["blocks.0.to_q"].delta().norm()), rel=1e-5)
 
 

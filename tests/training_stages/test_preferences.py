@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from models.training.views import from_unit
 from models.video.encode import read_video
 from stages.contract import NotEnoughRows, StageError
 from stages.training.generate import Studio, System, entries_of
-from stages.training.preferences import ConsisParams, PreferParams, prefer_consis, prefer_real_fake
+from stages.training.preferences import ConsisParams, RealFakeParams, prefer_consis, prefer_real_fake
 from tests.context import LocalContext
 from tests.training_stages.conftest import Encoded, Road
 from tests.training_stages.footing import BACKBONE, SAMPLING
@@ -102,9 +103,26 @@ def test_a_failed_pair_is_a_ledger_row_and_the_others_stand(
 
     monkeypatch.setattr(Studio, "sample", sometimes)
     context = LocalContext(tmp_path, prefer_real_fake, inputs(encoded, road.adapters["in_pair"]))
-    context.run(PreferParams(backbone=BACKBONE, sampling=SAMPLING, pairs=2))
+    context.run(RealFakeParams(backbone=BACKBONE, sampling=SAMPLING, pairs=2))
     assert sorted(row["status"] for row in context.ledger_rows) == ["accepted", "failed"]
     assert context.outputs["preferences"].num_rows == 1
+
+
+def test_real_and_fake_are_measured_for_what_tells_them_apart_and_the_gate_can_close(
+    tmp_path: Path, encoded: Encoded, road: Road
+) -> None:
+    folder = road.contexts["real_fake"].outputs["separability"]
+    found = json.loads((folder / "separability.json").read_text())
+    assert found["pairs"] == 3
+    assert {s["statistic"] for s in found["statistics"]} == {"sharpness", "noise", "colour", "contrast", "motion"}
+    assert "Share of 3 pairs" in (folder / "index.html").read_text()
+    # The fixture's model is random, so its samples are noise: everything tells them from the clips. With three pairs the
+    # interval is wide, so a low bar is needed for it to be sure.
+    assert found["statistics"][0]["accuracy"] == 1.0
+    context = LocalContext(tmp_path, prefer_real_fake, inputs(encoded, road.adapters["in_pair"]))
+    many = {"pairs": 8, "per_sample": 2, "max_separability": 0.6}
+    with pytest.raises(StageError, match=r"alone tells real from fake in .* more than max_separability 60%"):
+        context.run(RealFakeParams(backbone=BACKBONE, sampling=SAMPLING, **many))
 
 
 def test_an_offset_of_nothing_and_a_cache_of_the_other_kind_are_refused(

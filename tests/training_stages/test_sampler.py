@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.training.sampler import Row, Sampler
+from models.training.cost import relative_flops, tokens
+from models.training.sampler import Row, Sampler, balanced_sizes
 
 ROWS = st.lists(st.sampled_from(["9x64x64/r1", "9x64x64/r2", "17x64x96/r1"]), min_size=8, max_size=60).map(
     lambda buckets: [Row(f"s{i}", bucket) for i, bucket in enumerate(buckets)]
@@ -135,3 +136,54 @@ def test_errors_name_the_remedy() -> None:
         Sampler([*rows, Row("a", "y")], seed=0, global_batch=1)
     with pytest.raises(ValueError, match="cannot be split evenly over 3 workers"):
         Sampler(rows, seed=0, global_batch=2).rank_batch(0, world_size=3, rank=0)
+
+
+WAN_14B = {"patch_size": [1, 2, 2], "num_attention_heads": 40, "attention_head_dim": 128}
+
+
+def test_tokens_and_flops_are_those_of_the_published_models() -> None:
+    # Wan 14B at 81x480x832: latents 21x60x104, so 21 * 30 * 52 tokens; attention overtakes the linear layers at 6 d.
+    assert tokens((16, 21, 60, 104), 0, WAN_14B) == 32_760
+    assert tokens((16, 21, 60, 104), 2, WAN_14B) == 32_760 + 2 * 30 * 52
+    assert relative_flops(6 * 5120, WAN_14B) == 2 * 6 * 5120
+    # CogVideoX 5B at 49x480x720 has 13 x 1350 video tokens.
+    cog = {"patch_size": 2, "patch_size_t": None, "num_attention_heads": 48, "attention_head_dim": 64}
+    assert tokens((16, 13, 60, 90), 1, cog) == 14 * 1350
+
+
+@FAST
+@given(rows=ROWS, batch=st.integers(1, 4), costs=st.tuples(*[st.floats(1, 50)] * 3))
+def test_batches_are_balanced_by_flops_and_split_over_any_workers(
+    rows: list[Row], batch: int, costs: tuple[float, float, float]
+) -> None:
+    cost = dict(zip(["9x64x64/r1", "9x64x64/r2", "17x64x96/r1"], costs, strict=True))
+    sizes = balanced_sizes(rows, cost, batch)
+    dearest = max(cost[bucket] for bucket in sizes)
+    counts = Counter(row.bucket for row in rows)
+    for bucket, size in sizes.items():
+        assert size % batch == 0
+        assert size == batch or size * cost[bucket] <= batch * dearest * (1 + 1e-6)
+        # No more would fit: in cost, or in rows.
+        assert (size + batch) * cost[bucket] > batch * dearest * (1 - 1e-6) or size + batch > counts[bucket]
+    sampler = Sampler(rows, seed=0, global_batch=batch, remainder="repeat", sizes=sizes)
+    bucket_of = {row.sample_id: row.bucket for row in rows}
+    seen: Counter[str] = Counter()
+    draws = []
+    for step in range(2 * sampler.steps_per_epoch):
+        drawn = sampler.global_step_batch(step)
+        assert len(drawn) == sizes[bucket_of[drawn[0].sample_id]]
+        parts = [d for rank in range(batch) for d in sampler.rank_batch(step, world_size=batch, rank=rank)]
+        assert parts == drawn
+        draws += drawn
+        if step < sampler.steps_per_epoch:
+            seen.update(d.sample_id for d in drawn)
+    assert set(seen) == set(bucket_of)
+    assert len(set(draws)) == len(draws)
+    assert sorted((seen - Counter(set(seen))).elements()) == sampler.repeated(0)
+
+
+def test_another_size_of_one_bucket_is_another_run() -> None:
+    rows = [Row(f"s{i}", "b") for i in range(12)]
+    state = Sampler(rows, seed=0, global_batch=2).state(5)
+    with pytest.raises(ValueError, match="sizes was"):
+        Sampler(rows, seed=0, global_batch=2, sizes={"b": 4}).check(state)

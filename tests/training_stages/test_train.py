@@ -44,6 +44,9 @@ DPO = DpoParams(
 )
 
 
+DPO_REAL = DPO.model_copy(update={"kind": "real_fake"})
+
+
 def events(context: LocalContext, kind: str) -> list[dict[str, Any]]:
     return [fields for name, fields in context.events if name == kind]
 
@@ -70,6 +73,10 @@ def test_only_training_rows_of_the_kind_are_seen(tmp_path: Path, encoded: Encode
     # Six clips, one of them held out; batches of 2 need one repeat.
     assert plan.startswith("5 rows, 5 kept, 0 dropped (0.0%) and 1 repeated in an epoch of 3 steps of 2")
     assert "9x32x32/r1: 5 rows" in plan
+    (left,) = events(context, "first_epoch")
+    assert left["dropped"] == []
+    assert len(left["repeated"]) == 1
+    assert left["repeated"][0].startswith("in_pair-")
 
 
 def test_every_step_is_published_once_and_a_second_run_trains_nothing(tmp_path: Path, encoded: Encoded) -> None:
@@ -186,3 +193,50 @@ def test_events_of_a_step_that_came_twice_count_once(tmp_path: Path) -> None:
     lines = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 9.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 3.0}]
     (tmp_path / jobs.EVENTS).write_text("\n".join(json.dumps(line) for line in lines) + "\n{torn")
     assert jobs.read_events(tmp_path, upto=2) == {1: {"loss": 1.0}, 2: {"loss": 2.0}}
+
+
+def test_known_reference_errors_train_the_same_adapter_and_serve_the_next_run(
+    tmp_path: Path, encoded: Encoded, road: Road
+) -> None:
+    said = ["winner", "winner", "winner"]
+    online = run_dpo(tmp_path / "online", encoded, road, "real_fake", said, DPO_REAL)
+    cached_params = DPO_REAL.model_copy(update={"reference_errors": "cached"})
+    cached = run_dpo(tmp_path / "cached", encoded, road, "real_fake", said, cached_params)
+    assert [online.metrics_seen["loss", s] for s in range(1, 5)] == [
+        cached.metrics_seen["loss", s] for s in range(1, 5)
+    ]
+    assert adapter_digest(online.outputs["adapter"]) == adapter_digest(cached.outputs["adapter"])
+    assert events(cached, "reference_errors") == [{"batches": 4, "reused": 0}]
+    # Another beta is another training on the same reference.
+    table, shards = road.preferences["real_fake"]
+    inputs = {
+        "cache": encoded.cache, "latents": encoded.latents, "preferences": table, "shards": shards,
+        "verdicts": verdicts(road, "real_fake", said), "adapter": road.adapters["sft"],
+    }  # fmt: skip
+    other = LocalContext(tmp_path / "cached", dpo, inputs, name="dpo_real_fake", fingerprint="e" * 64)
+    other.run(cached_params.model_copy(update={"beta": 100.0}))
+    assert events(other, "reference_errors") == [{"batches": 4, "reused": 4}]
+    assert other.metrics_seen["loss", 4] != cached.metrics_seen["loss", 4]
+    with pytest.raises(ValueError, match="needs a reference that stays"):
+        DpoParams(reference_errors="cached", refresh_every=10)
+
+
+def test_losers_of_one_winner_train_together(tmp_path: Path, encoded: Encoded, road: Road) -> None:
+    from stages.training.preferences import RealFakeParams, prefer_real_fake
+    from tests.training_stages.footing import SAMPLING
+
+    made = LocalContext(
+        tmp_path / "pairs",
+        prefer_real_fake,
+        {"cache": encoded.cache, "latents": encoded.latents, "adapter": road.adapters["in_pair"]},
+    )
+    made.run(RealFakeParams(backbone=BACKBONE, sampling=SAMPLING, pairs=10, per_sample=2))
+    both = Road(road.adapters, {"real_fake": (made.outputs["preferences"], made.outputs["shards"])}, {})
+    params = DPO_REAL.model_copy(update={"losers": 2, "batch": 1, "steps": 2})
+    context = run_dpo(tmp_path / "dpo", encoded, both, "real_fake", ["winner"] * 10, params)
+    # Five samples with two losers each: five rows of winners, not ten of pairs.
+    assert "9x32x32/r1/n2: 5 rows" in events(context, "data_plan")[0]["plan"]
+    assert context.metrics_seen["loss", 1] == pytest.approx(0.6931472, abs=1e-6)
+    page = (context.outputs["adapter"] / "training.html").read_text()
+    assert "Error against the reference" in page
+    assert "winner_drift" in page

@@ -1,118 +1,118 @@
 // The review page: one key per decision, the next items already loaded, every answer kept until the server has it.
 
+import { filterForm, likertForm, pairForm } from "./forms.js";
+import { Outbox } from "./outbox.js";
+import * as player from "./player.js";
+import { Refused, call, load, save, wait } from "./server.js";
+
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const AHEAD = 3; // items loaded beyond the one on show
-// Nobody judges a clip faster; a key pressed sooner was meant for the clip before, or was pressed twice.
+// Nobody judges an item faster; a key pressed sooner was meant for the item before, or was pressed twice.
 const SETTLE_MS = 200;
 const RETRY_MS = [500, 1000, 2000, 5000];
-const SPEEDS = [0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4];
-const outboxKey = `fulcrum.outbox.${data.campaign}.${data.person}`;
-const byKey = new Map();
-for (const entry of data.keymap) {
-  for (const key of entry.keys) {
-    const name = key.toLowerCase();
-    byKey.set(name, [...(byKey.get(name) ?? []), entry]);
-  }
-}
+const REPEATING = new Set(["back", "forward", "rewind", "ahead"]); // what a held key may do again
+const RECENT = 50; // items whose unsent answers can be taken back without a connection
 
+const outbox = new Outbox(`fulcrum.outbox.${data.campaign}.${data.person}`);
 let buffer = []; // what this person holds: [0] is on show
-let outbox = load(outboxKey, []); // answers that the server has not confirmed yet
-let mode = "loading"; // loading | judge | reasons | skips | second | done | closed
-let chosen = new Set(); // reason numbers while rejecting with several
-let preferred = null; // the side preferred while the second question is asked
-let shownAt = 0;
-let settling = 0; // runs until a decision is taken for one on the clip now on show
-let speed = load("fulcrum.speed", 1);
+let recent = []; // what this page has answered, newest last
+let mode = "loading"; // loading | judge | skips | done | closed, and the form's own: reasons | second
+let settling = 0; // runs until a decision is taken for one on the item now on show
+let draft = null; // ratings that the server does not have yet
 let pumping = false;
-let undoing = false;
+let busy = false; // an undo or an earlier answer is on its way
+let offline = false;
+let past = { answers: [], more: true, at: -1 }; // own answers, newest first, and the one on show
+const watched = { since: 0, ms: 0 }; // time in front of the item, while the page can be seen
+
+const send = (method, path, body) => call(data.csrf, method, path, body);
+const page = { decide, enter, draft: keepDraft, get mode() { return mode; } };
+const form = { filter: filterForm, pairwise: pairForm, likert: likertForm }[data.kind](page, data);
 
 // ---- talking to the server
 
-class Refused extends Error {
-  constructor(status, message) { super(message); this.status = status; }
-}
-
-async function post(path, body) {
-  const response = await fetch(path, {
-    method: "POST",
-    headers: { "Content-Type": "application/json", "X-CSRF-Token": data.csrf },
-    body: JSON.stringify(body ?? {}),
-  });
-  const answer = await response.json().catch(() => ({}));
-  if (response.status === 401 || response.status === 403) location.reload(); // the outbox outlives the page
-  if (!response.ok) throw new Refused(response.status, answer.error ?? `The server answered ${response.status}.`);
-  return answer;
-}
-
-function load(key, otherwise) {
-  try { return JSON.parse(localStorage.getItem(key)) ?? otherwise; } catch { return otherwise; }
-}
-
-function save(key, value) {
-  try { localStorage.setItem(key, JSON.stringify(value)); } catch { /* a full or forbidden storage only loses comfort */ }
-}
-
-function wait(ms) {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    addEventListener("online", () => { clearTimeout(timer); resolve(); }, { once: true });
-  });
-}
-
-/** Send what waits, in order, then claim until enough items are loaded. One at a time; safe to call at any moment. */
+/** Do what is due, one thing after the other, until nothing is; safe to call at any moment. */
 async function pump() {
-  if (pumping || undoing) return;
+  if (pumping || busy) return;
   pumping = true;
   for (let tries = 0; ;) {
     try {
-      if (outbox.length) {
-        const { item, ...body } = outbox[0];
-        await post(`/api/items/${item}/response`, body);
-        sent();
-        // The page shows the next clip first; more are claimed once something is known to be stored.
-      } else if (mode !== "closed" && buffer.length <= AHEAD) {
-        if (!(await refill())) break;
-      } else break;
+      if (!(await step())) break;
       tries = 0;
-      if (!outbox.length && buffer.length > AHEAD) break;
     } catch (error) {
-      if (error instanceof Refused && [404, 409, 413, 422].includes(error.status)) {
-        refused(error);
-        if (mode === "closed") break;
+      if (error instanceof Refused && refused(error)) {
+        if (mode === "closed" && !outbox.length) break; // later answers go to the log all the same
         continue;
       }
-      $("pending").hidden = false;
-      $("pending").textContent = outbox.length ? `no connection: ${outbox.length} kept here` : "no connection";
+      disconnected(error instanceof Refused ? error.message : null);
       await wait(RETRY_MS[Math.min(tries++, RETRY_MS.length - 1)]);
     }
   }
   pumping = false;
 }
 
-function sent() {
-  outbox.shift();
-  save(outboxKey, outbox);
-  $("pending").hidden = true;
-}
-
-function refused(error) {
-  if (outbox.length) sent();
-  if (error.status === 409) return finish("closed", error.message);
-  say(error.message);
+/** One thing that is due: an answer, a draft, or more items; false when there is none. */
+async function step() {
+  if (outbox.length) {
+    await outbox.sendFirst((item, body) => send("POST", `/api/items/${item}/response`, body));
+  } else if (draft) {
+    const sending = draft;
+    await send("PUT", `/api/items/${sending.item}/draft`, { scores: sending.scores });
+    if (draft === sending) draft = null;
+  } else if (mode === "closed" || buffer.filter((one) => !one.past).length > AHEAD) return false;
+  else if (!(await refill())) {
+    connected();
+    return outbox.length > 0 || draft !== null; // decided while the server was being asked
+  }
+  return connected();
 }
 
 /** Claim up to a full buffer; false when the server had nothing new. */
 async function refill() {
-  const answer = await post(`/api/campaigns/${data.campaign}/claim`, { n: AHEAD + 1 });
-  $("pending").hidden = true;
+  const answer = await send("POST", `/api/campaigns/${data.campaign}/claim`, { n: AHEAD + 1 });
   progress(answer.progress);
-  const known = new Set([...buffer.map((one) => one.view.id), ...outbox.map((one) => one.item)]);
-  const fresh = answer.items.filter((view) => !known.has(view.id));
-  for (const view of fresh) buffer.push(loaded(view));
+  const held = new Set(answer.items.map((view) => view.id));
+  if (buffer[0]?.away && held.has(buffer[0].view.id)) {
+    buffer[0].away = false;
+    notice();
+  }
+  const known = new Set(buffer.filter((one) => !one.past).map((one) => one.view.id));
+  const fresh = answer.items.filter((view) => !known.has(view.id) && !outbox.holds(view.id));
+  for (const view of fresh) buffer.push(player.preload(view, broken));
   if (buffer.length && (mode === "loading" || mode === "done")) show();
   if (!buffer.length && !outbox.length) finish("done", null, answer.progress);
   return fresh.length > 0;
+}
+
+function connected() {
+  if (offline) say("Connected again: every answer is stored.");
+  offline = false;
+  $("pending").hidden = true;
+  return true;
+}
+
+function disconnected(why) {
+  offline = true;
+  const kept = outbox.length;
+  $("pending").hidden = false;
+  $("pending").textContent = (why ?? "No connection")
+    + (kept ? ` · ${kept} ${kept === 1 ? "answer" : "answers"} kept here, sent by itself later` : "");
+}
+
+/** The server's no to what was due. True when that is dropped and the rest can go on; false when it is worth another try. */
+function refused(error) {
+  if (error.status === 409) {
+    outbox.drop();
+    draft = null;
+    finish("closed", error.message);
+    return true;
+  }
+  if (![404, 413, 422].includes(error.status) || (!outbox.length && !draft)) return false;
+  if (outbox.length) outbox.drop();
+  else draft = null;
+  say(`Not stored: ${error.message}`, 8000);
+  return true;
 }
 
 function progress(now) {
@@ -121,177 +121,104 @@ function progress(now) {
   $("count").textContent = `${now.done} of ${now.items} · ${now.mine} by you`;
 }
 
-// ---- the videos
-
-/** An item with its videos already loading, hidden behind the one on show. */
-function loaded(view) {
-  const videos = view.videos.map((url, index) => {
-    const video = document.createElement("video");
-    Object.assign(video, { muted: true, playsInline: true, preload: "auto", loop: view.videos.length === 1 });
-    video.setAttribute("playsinline", "");
-    video.setAttribute("aria-label", view.videos.length === 1 ? "clip" : ["left video", "right video"][index]);
-    video.addEventListener("error", () => { if (buffer[0]?.view.id === view.id) notice(true); });
-    video.src = url;
-    document.querySelector(`[data-pane="${index}"]`).append(video);
-    return video;
-  });
-  for (const url of view.pictures) new Image().src = url;
-  return { view, videos };
-}
-
-function unload(one) {
-  for (const video of one.videos) {
-    video.pause();
-    video.removeAttribute("src");
-    video.load(); // ends a download that nobody waits for
-    video.remove();
+/** Keep this person's items theirs while they look; say so kindly when a lease ran out while nobody did. */
+async function heartbeat() {
+  const mine = buffer.filter((one) => !one.past);
+  if (document.hidden || !mine.length || mode === "closed") return;
+  let held;
+  try {
+    held = new Set((await send("POST", "/api/leases/heartbeat", { items: mine.map((one) => one.view.id) })).held);
+  } catch { return; } // the next beat comes
+  const lost = mine.filter((one) => buffer.includes(one) && !held.has(one.view.id));
+  if (!lost.length) return;
+  for (const one of lost) {
+    if (one === buffer[0]) one.away = true;
+    else drop(one);
   }
+  notice();
+  claimAgain();
 }
+
+function claimAgain() {
+  if (pumping) return;
+  pumping = true;
+  refill().catch(() => {}).finally(() => { pumping = false; pump(); });
+}
+
+// ---- what is on show
 
 function show() {
-  const { view, videos } = buffer[0];
-  for (const old of document.querySelectorAll("video.current")) old.classList.remove("current");
-  for (const video of videos) {
-    video.classList.add("current");
-    video.playbackRate = speed;
-  }
-  notice(videos.some((video) => video.error));
-  $("pictures").replaceChildren(...view.pictures.map((url) => Object.assign(new Image(), { src: url, alt: "" })));
-  $("text").textContent = view.text ?? (data.form === "filter" ? "No caption." : "");
+  const one = buffer[0];
+  const { view } = one;
+  player.present(one);
+  const name = data.kind === "filter" ? "key frame" : "reference";
+  $("pictures").replaceChildren(...view.pictures.map((url, n) => {
+    return Object.assign(new Image(), { src: url, alt: `${name} ${n + 1} of ${view.pictures.length}` });
+  }));
+  $("pictures").hidden = !view.pictures.length;
+  $("text").textContent = view.text ?? (data.kind === "filter" ? "No caption." : "");
   $("text").classList.toggle("none", !view.text);
   document.body.dataset.item = view.id;
-  shownAt = performance.now();
   delete document.body.dataset.ready;
+  Object.assign(watched, { since: performance.now(), ms: 0 });
   clearTimeout(settling);
   settling = setTimeout(() => { document.body.dataset.ready = view.id; }, SETTLE_MS);
   enter("judge");
-  play(buffer[0]);
+  form.start(one);
+  notice();
+  $("news").textContent = `New item. ${view.text ?? ""}`;
 }
 
-function notice(broken) {
-  $("notice").hidden = !broken;
-  if (broken) $("notice").textContent = "This video does not play here. Skip it with S.";
+function broken(one) { if (one === buffer[0]) notice(); }
+
+/** What has to be known of the item on show: it does not play, it is an old answer, or it may have gone to somebody else. */
+function notice() {
+  const one = buffer[0];
+  const lines = [];
+  if (mode === "loading") lines.push("Fetching the next one…");
+  if (one?.videos.some((video) => video.error)) lines.push("This video does not play here: skip it with S.");
+  if (one?.past) lines.push(`You said: ${spoken(one.said)}. A new answer replaces it; N goes back.`);
+  else if (one?.said) lines.push(`Taken back: ${spoken(one.said)}. Judge it again.`);
+  if (one?.away) lines.push("You were away, so somebody else may judge this one too. Your answer is kept all the same.");
+  $("notice").hidden = !lines.length;
+  $("notice").textContent = lines.join(" ");
 }
 
-/** Start an item's videos; a pair starts when both can, and then runs on one clock. */
-async function play(one) {
-  const ready = (video) => video.readyState >= 3 || video.error
-    || new Promise((resolve) => { video.oncanplay = video.onerror = resolve; });
-  if (one.videos.length > 1) {
-    await Promise.all(one.videos.map(ready));
-    if (buffer[0] !== one) return;
-    keepTogether(one);
-  }
-  for (const video of one.videos) video.play().catch(() => {}); // a refusal shows as a paused video; Space starts it
+function spoken(said) {
+  const label = data.keymap.find((key) => key.action === said.choice)?.label ?? said.choice;
+  const rest = said.rest_same == null ? [] : [said.rest_same ? "all else the same" : "something else differs"];
+  const scores = Object.entries(said.scores ?? {}).map(([name, score]) => `${name} ${score}`);
+  const detail = [...(said.reasons ?? []), ...rest, ...scores].join(", ");
+  return detail ? `${label.toLowerCase()} (${detail})` : label.toLowerCase();
 }
-
-/** The longer video leads; the other follows it to within a frame and waits at its own end. */
-function keepTogether({ view, videos }) {
-  const [lead, follow] = videos[0].duration >= videos[1].duration ? videos : [videos[1], videos[0]];
-  const frame = 1 / view.fps;
-  const step = () => {
-    if (!lead.isConnected) return;
-    const due = Math.min(lead.currentTime, follow.duration || 0);
-    if (Math.abs(follow.currentTime - due) > 1.5 * frame && !follow.seeking) follow.currentTime = due;
-    again();
-  };
-  const again = () => (lead.requestVideoFrameCallback ? lead.requestVideoFrameCallback(step) : requestAnimationFrame(step));
-  lead.onended = () => { for (const video of videos) { video.currentTime = 0; video.play().catch(() => {}); } };
-  again();
-}
-
-function eachVideo(act) {
-  if (buffer.length && mode !== "done" && mode !== "closed") buffer[0].videos.forEach(act);
-}
-
-function setSpeed(step) {
-  const next = SPEEDS[SPEEDS.indexOf(speed) + step];
-  if (!next) return;
-  speed = next;
-  save("fulcrum.speed", speed);
-  eachVideo((video) => { video.playbackRate = speed; });
-  showSpeed();
-}
-
-function showSpeed() {
-  $("speed").textContent = speed === 1 ? "" : `${speed}×`;
-}
-
-// ---- deciding
 
 function enter(next) {
   mode = next;
-  for (const row of document.querySelectorAll("[data-row]")) {
-    const name = row.dataset.row;
-    if (name === "decide") row.hidden = mode === "second";
-    if (name === "reasons") row.hidden = mode === "skips" || mode === "done" || mode === "closed";
-    if (name === "skips") row.hidden = mode !== "skips";
-    if (name === "second") row.hidden = mode !== "second";
-    row.classList.toggle("asking", name === mode);
-  }
-  for (const button of document.querySelectorAll(".confirm")) button.hidden = mode !== "reasons";
-  if (mode !== "reasons") chosen.clear();
-  if (mode !== "second") preferred = null;
-  showChosen();
   const over = mode === "done" || mode === "closed";
-  for (const id of ["stage", "side", "question"]) $(id).hidden = over;
+  document.body.dataset.mode = mode;
+  for (const part of document.querySelectorAll("[data-modes]")) {
+    part.hidden = !part.dataset.modes.split(" ").includes(mode);
+    part.classList.toggle("asking", part.dataset.row === mode);
+  }
+  for (const id of ["work", "question"]) $(id).hidden = over;
+  $("side").hidden = over || mode === "loading";
   $("done").hidden = !over;
+  form.leave(mode);
 }
 
-function showChosen() {
-  for (const button of document.querySelectorAll("[data-reason]")) {
-    button.setAttribute("aria-pressed", String(chosen.has(Number(button.dataset.reason))));
-  }
-}
-
-/** Store the decision and show the next item at once; the answer travels meanwhile. */
-function decide(choice, extra = {}) {
-  const one = buffer.shift();
-  outbox.push({
-    item: one.view.id,
-    key: crypto.randomUUID(),
-    choice,
-    watched_ms: Math.round(performance.now() - shownAt),
-    ...extra,
-  });
-  save(outboxKey, outbox);
-  if (buffer.length) show();
-  else {
-    enter("loading");
-    delete document.body.dataset.item;
-  }
-  unload(one);
-  pump();
-}
-
-async function undo() {
-  if (undoing) return;
-  while (pumping || outbox.length) {
-    if (!pumping) pump();
-    await wait(20);
-  }
-  undoing = true;
-  try {
-    const { item } = await post(`/api/campaigns/${data.campaign}/undo`);
-    if (!item) say("Nothing to undo.");
-    else {
-      buffer = buffer.filter((one) => one.view.id !== item.id || unload(one));
-      buffer.unshift(loaded(item));
-      show();
-      say("Undone: judge it again.");
-    }
-  } catch (error) {
-    say(error instanceof Refused ? error.message : "No connection: try again.");
-  }
-  undoing = false;
-  pump();
+/** Nothing is loaded; more may come. */
+function loading() {
+  delete document.body.dataset.item;
+  enter("loading");
+  notice();
 }
 
 function finish(how, message, now) {
-  enter(how);
   delete document.body.dataset.item;
-  for (const one of buffer.splice(0)) unload(one);
+  for (const one of buffer.splice(0)) player.unload(one);
+  enter(how);
   const all = how === "closed" || now.remaining === 0;
+  $("notice").hidden = true;
   $("done-title").textContent = how === "closed" ? "This campaign is closed" : all ? "All done. Thank you." : "Nothing left for you";
   $("done-text").textContent = message
     ?? (all ? `${now.items} judged, ${now.mine} of them by you.`
@@ -299,89 +226,186 @@ function finish(how, message, now) {
   $("done-next").hidden = !all;
 }
 
-function judge(action) {
-  if (!document.body.dataset.ready) return;
-  if (mode === "second") {
-    if (action === "rest_yes" || action === "rest_no") decide(preferred, { rest_same: action === "rest_yes" });
-    return;
+function drop(one) {
+  buffer = buffer.filter((other) => other !== one);
+  player.unload(one);
+}
+
+/** Show this item before everything else. */
+function put(view, said, isPast) {
+  const known = buffer.find((one) => one.view.id === view.id);
+  if (known) drop(known);
+  const one = player.preload(view, broken);
+  Object.assign(one, { said, past: isPast });
+  buffer.unshift(one);
+  show();
+}
+
+// ---- deciding
+
+/** Store the decision and show the next item at once; the answer travels meanwhile. */
+function decide(choice, rest = {}) {
+  const one = buffer.shift();
+  if (draft?.item === one.view.id) draft = null;
+  const watched_ms = Math.round(watchedMs());
+  outbox.push({ item: one.view.id, choice, watched_ms, replays: one.replays, ...rest });
+  recent = [...recent, { view: one.view, said: { choice, ...rest } }].slice(-RECENT);
+  past = { answers: [], more: true, at: -1 };
+  if (buffer.length) show();
+  else loading();
+  setTimeout(() => player.unload(one), 100); // the next clip starts first
+  pump();
+}
+
+function watchedMs() {
+  return watched.ms + (document.hidden ? 0 : performance.now() - watched.since);
+}
+
+function keepDraft(scores) {
+  if (buffer[0].past) return; // the answer stands until another replaces it
+  draft = { item: buffer[0].view.id, scores };
+  pump();
+}
+
+/** Run `work` alone, once every answer has arrived; without a connection say so instead. */
+async function alone(work) {
+  if (busy) return;
+  pump();
+  while (pumping && !offline) await wait(10);
+  if (offline) return say("No connection yet: this needs one.");
+  if (busy) return; // another press got here first
+  busy = true;
+  try {
+    await work();
+  } catch (error) {
+    if (error instanceof Refused && error.status === 409) finish("closed", error.message);
+    else say(error instanceof Refused ? error.message : "No connection: try again.");
   }
-  if (action === "skip") enter("skips");
-  else if (action === "reject") enter("reasons");
-  else if (data.form === "consis" && (action === "left" || action === "right")) {
-    enter("second");
-    preferred = action;
-  } else decide(action);
+  busy = false;
+  pump();
 }
 
-function confirmReject() {
-  decide("reject", { reasons: [...chosen].sort().map((index) => data.reasons[index]) });
+function undo() {
+  const unsent = outbox.takeBack();
+  if (unsent) {
+    const { view, said } = recent.pop();
+    if (offline) disconnected();
+    return put({ ...view, draft: said.scores ?? null }, said, false);
+  }
+  return alone(async () => {
+    const last = recent.at(-1)?.view.id;
+    const { item, answer } = await send("POST", `/api/campaigns/${data.campaign}/undo`, last ? { item: last } : {});
+    recent.pop();
+    if (item) put(item, answer, false);
+    else say("Nothing to undo.");
+  });
 }
 
-function digit(index) {
-  if (mode === "skips" && index < data.skipReasons.length) decide("skip", { reasons: [data.skipReasons[index]] });
-  else if (mode === "reasons" && index < data.reasons.length) {
-    if (!chosen.delete(index)) chosen.add(index);
-    showChosen();
-  } else if (mode === "judge" && index < data.reasons.length && document.body.dataset.ready) {
-    decide("reject", { reasons: [data.reasons[index]] });
-  } else return false;
-  return true;
+/** Open an own answer again: `by` 1 is the one before, -1 the one after; past the newest lies the item one came from. */
+function browse(by) {
+  const at = past.at + by;
+  if (at < -1) return;
+  if (at === -1) {
+    past.at = -1;
+    if (!buffer[0]?.past) return;
+    drop(buffer[0]);
+    if (buffer.length) return show();
+    loading();
+    return pump();
+  }
+  alone(async () => {
+    if (at >= past.answers.length && past.more) {
+      const before = past.answers.length ? `&before=${past.answers.at(-1).sequence}` : "";
+      const found = await send("GET", `/api/campaigns/${data.campaign}/mine?limit=20${before}`);
+      past.answers.push(...found.answers);
+      past.more = found.more;
+    }
+    if (at >= past.answers.length) return say(past.answers.length ? "This is your first answer." : "You have not answered yet.");
+    const { item, answer } = await send("GET", `/api/items/${past.answers[at].item}/mine`);
+    if (buffer[0]?.past) drop(buffer[0]);
+    past.at = at;
+    put(item, answer, true);
+  });
 }
+
+// ---- keys and buttons
 
 const ACTIONS = {
   undo,
-  pause: () => {
-    const paused = buffer[0]?.videos[0].paused;
-    eachVideo((video) => (paused ? video.play() : video.pause()));
-  },
-  back: () => eachVideo((video) => { video.pause(); video.currentTime = Math.max(0, video.currentTime - 1 / buffer[0].view.fps); }),
-  forward: () => eachVideo((video) => { video.pause(); video.currentTime += 1 / buffer[0].view.fps; }),
-  restart: () => eachVideo((video) => { video.currentTime = 0; video.play(); }),
-  slower: () => setSpeed(-1),
-  faster: () => setSpeed(1),
+  pause: player.pause,
+  back: () => player.frames(-1),
+  forward: () => player.frames(1),
+  rewind: () => player.jump(-0.5),
+  ahead: () => player.jump(0.5),
+  restart: player.restart,
+  slower: () => player.faster(-1),
+  faster: () => player.faster(1),
+  loop: player.loop,
+  sound: player.sound,
+  earlier: () => browse(1),
+  later: () => browse(-1),
   guidelines: () => $("guidelines").showModal(),
   help: () => $("help").showModal(),
-  confirm: () => mode === "reasons" && confirmReject(),
-  cancel: () => ["reasons", "skips", "second"].includes(mode) && enter("judge"),
 };
+const WITHOUT_ITEM = new Set(["undo", "earlier", "later", "guidelines", "help"]);
 
 /** Do what a key or a button asks for; false when it means nothing now. */
 function act(action) {
+  const showing = buffer.length > 0 && mode !== "done" && mode !== "closed";
   if (action in ACTIONS) {
+    if (!showing && !WITHOUT_ITEM.has(action)) return false;
     ACTIONS[action]();
     return true;
   }
-  if (mode === "reasons" && action === "reject") confirmReject();
-  else if (mode === "judge" || mode === "second") judge(action);
-  else if ((mode === "reasons" || mode === "skips") && (action === "skip" || action === "accept" || action === "reject")) {
-    enter("judge"); // a change of mind
-    judge(action);
-  } else return false;
+  if (!showing) return false;
+  if (action === "cancel") {
+    if (mode === "judge") return false;
+    enter("judge");
+    return true;
+  }
+  if (!document.body.dataset.ready) return true;
+  if (mode === "skips" && action !== "skip") enter("judge"); // a change of mind
+  if (action === "skip" && mode !== "second") {
+    enter("skips");
+    return true;
+  }
+  return form.act(action);
+}
+
+function digit(n) {
+  if (!document.body.dataset.ready) return true;
+  if (mode !== "skips") return form.digit(n);
+  if (n >= data.skipReasons.length) return false;
+  decide("skip", { reasons: [data.skipReasons[n]] });
   return true;
 }
 
+const byKey = new Map();
+for (const entry of data.keymap) {
+  for (const key of entry.keys) byKey.set(key.toLowerCase(), [...(byKey.get(key.toLowerCase()) ?? []), entry]);
+}
+
 function onKey(event) {
-  const typing = event.target.closest?.("input, textarea, select, [contenteditable]");
-  const pressing = event.target.closest?.("button, a, summary") && (event.key === " " || event.key === "Enter");
-  const open = document.querySelector("dialog[open]");
-  if (event.ctrlKey || event.altKey || event.metaKey || typing || pressing) return;
+  if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
+  const target = event.target instanceof Element ? event.target : document.body;
   const key = event.key.toLowerCase();
+  if (target.closest("input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]")) return;
+  if (target.closest("[type=range]") && /^(arrow|home|end|page)/.test(key)) return;
+  if (target.closest("button, a, summary, [type=checkbox]") && (key === " " || key === "enter")) return;
+  if (!load("fulcrum.keys", true) && key !== "escape" && key !== "enter") return;
+  const open = document.querySelector("dialog[open]");
   if (open) {
-    const closes = byKey.get(key)?.some((entry) => entry.action === open.id);
-    if (closes) { open.close(); event.preventDefault(); }
+    if (byKey.get(key)?.some((entry) => entry.action === open.id)) { open.close(); event.preventDefault(); }
     return;
   }
-  // A held key repeats; only stepping through frames may.
-  if (event.repeat && key !== "," && key !== ".") return;
   let used = false;
-  if (key === "enter") used = mode === "reasons" && act("confirm") !== undefined;
-  else if (key === "escape") used = act("cancel");
-  else if (/^[1-9]$/.test(key) && (mode === "skips" || (mode !== "second" && data.form === "filter"))) used = digit(Number(key) - 1);
+  if (key === "escape") used = act("cancel");
+  else if (key === "enter" && mode === "reasons") used = act("confirm");
+  else if (/^[1-9]$/.test(key) && (mode === "skips" || data.kind !== "pairwise")) used = !event.repeat && digit(Number(key) - 1);
   else {
-    const group = mode === "second" ? "second" : "decide";
     const entries = byKey.get(key) ?? [];
-    const entry = entries.find((one) => one.group === group) ?? entries.find((one) => one.group !== "second");
-    if (entry) used = act(entry.action);
+    const entry = entries.find((one) => (one.group === "second") === (mode === "second")) ?? entries[0];
+    if (entry && (!event.repeat || REPEATING.has(entry.action))) used = act(entry.action);
   }
   if (used) event.preventDefault();
 }
@@ -389,31 +413,37 @@ function onKey(event) {
 function onClick(event) {
   const button = event.target.closest("button");
   if (!button) return;
-  if (button.dataset.action) act(button.dataset.action);
-  else if (button.dataset.reason) digit(Number(button.dataset.reason));
-  else if (button.dataset.skip) digit(Number(button.dataset.skip));
+  const { action, reason, skip, score } = button.dataset;
+  if (action) act(action);
+  else if (reason || skip) digit(Number(reason ?? skip));
+  else if (score && document.body.dataset.ready) form.rate(button.closest("[data-dimension]").dataset.dimension, Number(score));
   // After a click with the mouse the next press of Space must mean the video again, not this button.
   if (event.detail > 0) button.blur();
 }
 
-let sayTimer = 0;
-function say(message) {
+let saying = 0;
+function say(message, ms = 2500) {
   $("say").textContent = message;
   $("say").classList.add("shown");
-  clearTimeout(sayTimer);
-  sayTimer = setTimeout(() => $("say").classList.remove("shown"), 2500);
+  clearTimeout(saying);
+  saying = setTimeout(() => $("say").classList.remove("shown"), ms);
 }
 
-async function heartbeat() {
-  if (document.hidden || !buffer.length || mode === "closed") return;
-  try { await post("/api/leases/heartbeat", { items: buffer.map((one) => one.view.id) }); } catch { /* the next beat comes */ }
+function onVisible() {
+  if (document.hidden) watched.ms += performance.now() - watched.since;
+  else {
+    watched.since = performance.now();
+    heartbeat();
+  }
 }
 
 document.addEventListener("keydown", onKey);
 document.addEventListener("click", onClick);
-document.addEventListener("visibilitychange", heartbeat);
+document.addEventListener("visibilitychange", onVisible);
+$("keys-on").checked = load("fulcrum.keys", true);
+$("keys-on").addEventListener("change", () => save("fulcrum.keys", $("keys-on").checked));
 setInterval(heartbeat, (data.leaseSeconds * 1000) / 3);
 setInterval(() => { if (mode === "done" && !document.hidden) pump(); }, 5000);
-showSpeed();
-enter("loading");
+player.showSettings();
+loading();
 pump();

@@ -1,0 +1,1 @@
+"""Statistics of people's answers: agreement, preference, and what a threshold would have kept."""

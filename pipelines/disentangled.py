@@ -1,0 +1,53 @@
+"""From raw footage to an adapter by switching: image pairs and unpaired videos in turns (arXiv 2504.17816)."""
+
+from __future__ import annotations
+
+from pipelines.curate import CURATION
+from pipelines.dag.graph import Pipeline, node
+from stages.evaluation.evaluate import evaluate
+from stages.subjects.pairs import pairs
+from stages.subjects.subjects import subjects
+from stages.training.disentangle import disentangle
+from stages.training.encode import encode
+from stages.training.sample import sample
+from stages.training.switching import switching
+
+CACHE = {"cache": "encode.cache", "latents": "encode.latents"}
+
+PIPELINE = Pipeline(
+    "disentangled",
+    (
+        *CURATION,
+        node("subjects", subjects, subset="export.subset", media="export.media", videos="analyze.videos"),
+        node(
+            "pairs",
+            pairs,
+            subset="export.subset",
+            subjects="subjects.subjects",
+            dedupe="dedupe.dedupe",
+            captions="caption.captions",
+        ),
+        node(
+            "disentangle",
+            disentangle,
+            subset="export.subset",
+            media="export.media",
+            pairs="pairs.pairs",
+            subjects="subjects.subjects",
+        ),
+        # Clips of one frame are image pairs; the longer bucket is for the videos and for what is sampled in the end.
+        node(
+            "encode",
+            encode,
+            params={"buckets": ("1x64x64", "9x64x64")},
+            subset="disentangle.subset",
+            media="disentangle.media",
+            pairs="disentangle.pairs",
+            subjects="disentangle.subjects",
+        ),
+        node("switching", switching, CACHE, names={"adapter": "adapter_switching"}),
+        node("sample", sample, CACHE, final="switching.adapter_switching"),
+        node("evaluate", evaluate, samples="sample.samples", videos="sample.videos"),
+    ),
+    "from raw footage to an adapter trained on image pairs and unpaired videos in turns",
+)
