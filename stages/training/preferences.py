@@ -127,7 +127,7 @@ def prefer_consis(ctx: Context, params: ConsisParams) -> None:
 
 @stage(
     name="prefer_real_fake",
-    version="1",
+    version="2",
     params=RealFakeParams,
     inputs=INPUTS,
     outputs={**OUTPUTS, "separability": Files("separability")},

@@ -111,7 +111,7 @@ class DpoParams(TrainParams):
 
 @stage(
     name="sft",
-    version="1",
+    version="2",
     params=SftParams,
     inputs={"cache": Table(CACHE), "latents": Files("latents")},
     outputs={"adapter": ADAPTER},
@@ -132,7 +132,7 @@ def sft(ctx: Context, params: SftParams) -> None:
 
 @stage(
     name="dpo",
-    version="1",
+    version="2",
     params=DpoParams,
     inputs={
         "cache": Table(CACHE),

@@ -94,7 +94,8 @@ def test_an_earlier_answer_is_opened_again_and_replaced(db: Database, clips: Mak
     ada.should.no_notice()
     ada.press("p")
     assert ada.wait_item_after(third) == second
-    assert ada.decide("a") == third
+    with ada.page.expect_response(lambda reply: reply.url.endswith("/response") and reply.ok):
+        assert ada.decide("a") == third
     ada.should.count("2 of 4 · 2 by you")
     assert verdicts(db, "clips") == ["accept"] * 2 + ["in_review"] * 2
 

@@ -70,8 +70,9 @@ function canPlay(video) {
 
 function playAll() {
   for (const video of current?.videos ?? []) {
-    video.play().catch(() => { // before the first key press browsers refuse sound
-      video.muted = true;
+    video.play().catch((error) => {
+      if (error.name !== "NotAllowedError") return; // a pause came first
+      video.muted = true; // before the first key press browsers refuse sound
       video.play().catch(() => {}); // a second refusal shows as a paused video
     });
   }

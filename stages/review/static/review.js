@@ -86,6 +86,7 @@ async function refill() {
 }
 
 function connected() {
+  if (offline && outbox.length) return true; // there is more to send
   if (offline) say("Connected again: every answer is stored.");
   offline = false;
   $("pending").hidden = true;
