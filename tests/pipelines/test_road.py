@@ -14,7 +14,7 @@ GATES = ("review_clips", "review_consis", "review_real_fake")
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_libragen_reaches_its_final_adapter_on_one_cpu(tmp_path: Path) -> None:
     world, store = tmp_path / "world", tmp_path / "store"
     assert fulcrum("world", "render", "--seed", "5", "--count", "8", "--out", world).code == 0
@@ -22,7 +22,7 @@ def test_libragen_reaches_its_final_adapter_on_one_cpu(tmp_path: Path) -> None:
         "run", "demo", "--source", world, "--store", store, "--json", "--set", "engine.num_cpus=1",
         *(f"--set={gate}.reviewer=script:rules" for gate in GATES),
         "--set", "shared.steps=4", "--set", "shared.checkpoint_every=2", "--set", "shared.pairs=4", "--set", "shared.batch=2",
-        "--set", "shared.sampling.steps=3", "--set", "sample.prompts=2", timeout=580,
+        "--set", "shared.sampling.steps=3", "--set", "sample.prompts=2", timeout=1150,
     )  # fmt: skip
     assert done.code == 0, done.out[-3000:] + done.err[-2000:]
     found = outputs(store)
