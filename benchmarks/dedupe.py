@@ -146,7 +146,7 @@ def main() -> None:
     if not given.no_write:
         from benchmarks.measured import write
 
-        command = f"python benchmarks/dedupe.py --data {given.data} --variants {given.variants} --part {given.part}"
+        command = f"python benchmarks/dedupe.py --data FOOTAGE --variants {given.variants} --part {given.part}"
         print(write("dedupe", {"variants_seed": given.seed, **found}, command))
 
 
