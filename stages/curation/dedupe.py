@@ -36,7 +36,7 @@ class DedupeParams(Params):
 
 @stage(
     name="dedupe",
-    version="2",
+    version="3",
     params=DedupeParams,
     inputs={
         "clips": Table(CLIPS),

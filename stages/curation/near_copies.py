@@ -30,6 +30,7 @@ from stages.curation.near_jobs import (
     VideoSpans,
     spread,
 )
+from stages.curation.near_votes import agreed, ballots
 
 CLIPS_PER_BATCH = 512
 SPANS_PER_BATCH = 48  # clips decoded and committed together: some seconds of work
@@ -47,6 +48,8 @@ class NearParams(Params):
     copies turned left to right. ``verify``: ``frames`` decides every candidate by decoded pictures with the other numbers,
     which are ``models.video.near.NearRule``'s; ``hashes`` decodes nothing and takes clips for copies whose key frames differ in at
     most ``hash_bits`` of 63 on average and whose durations differ by a tenth at most: such rows say ``near_unverified`` in the ledger.
+    ``quorum`` is the share of the comparisons between two groups of copies that must say the same before they become one: a single
+    wrong verdict would join everything on both sides. 0 lets every verdict join.
     """
 
     enabled: bool = True
@@ -62,6 +65,7 @@ class NearParams(Params):
     spot: float = Field(default=1.1, gt=0)
     stands_out: float = Field(default=8.0, gt=0)
     overlap: float = Field(default=0.8, gt=0, le=1)
+    quorum: float = Field(default=0.1, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,11 @@ def near_pairs(
         verdicts = _Verdicts(ctx, clips, content, params)
         verdicts.decide(pairs, found.mirrored)
         grown = verdicts.grow(rows)
+        outvoted = verdicts.vote()
+        grown += verdicts.adopt()
         outcome = NearOutcome(verdicts.joined(), True, verdicts.failed, without)
-        told |= {"compared": verdicts.compared, "grown": grown, "not_comparable": len(verdicts.failed)}
+        told |= {"compared": verdicts.compared, "grown": grown, "outvoted": outvoted}
+        told["not_comparable"] = len(verdicts.failed)
     told["joined"] = len(outcome.pairs)
     ctx.event("near_copies", **told)
     for name in ("candidates", "cut_off", "joined", "without_hashes"):
@@ -202,7 +209,7 @@ class _Verdicts:
         from models.video.near import NEAR_VERSION, NearRule
         from models.video.signature import SIGNATURE_VERSION
 
-        self.ctx, self.clips, self.content = ctx, clips, content
+        self.ctx, self.clips, self.content, self.quorum = ctx, clips, content, params.quorum
         self.rule = NearRule(params.ratio, params.floor, params.ceiling, params.spot, params.stands_out, params.overlap)
         recipe = ctx.recipe("signatures", SIGNATURE_VERSION, {})
         self.signatures, self.damage = Group("signatures", recipe), Group("damage", recipe)
@@ -212,6 +219,7 @@ class _Verdicts:
         self.failed: dict[int, Mapping[str, str]] = {}
         self.links: list[Link] = []
         self.compared = 0
+        self._beside = np.zeros((0, 2), np.int64), np.zeros(0, bool)
 
     def joined(self) -> np.ndarray:
         """The pairs that make groups: int64 (P, 2)."""
@@ -246,8 +254,7 @@ class _Verdicts:
     def grow(self, rows: np.ndarray) -> int:
         """Look at the clips that lie beside verified copies on the same timeline; returns how many were joined.
 
-        Their key frames may have missed each other. And a clip of mostly damaged pictures where the other video has good ones is
-        its copy: there is nothing else in it.
+        Their key frames may have missed each other.
         """
         timeline = Timeline.of(self.clips, rows)
         pairs, turned = neighbours(timeline, self.links)
@@ -261,12 +268,42 @@ class _Verdicts:
         self._sign(np.unique(pairs))
         before = len(self.links)
         self._compare(pairs, turned)
+        self._beside = pairs, turned
+        return len(self.links) - before
+
+    def vote(self) -> int:
+        """Ask further clips of each group about each other, and drop the links that too few of them confirm; returns how many."""
+        held, _ = self._held()
+        known = {(min(link.one, link.two), max(link.one, link.two)) for link in self.links}
+        pairs, turned = ballots(held, self.key_of)
+        fresh = np.asarray([tuple(pair) not in known for pair in pairs.tolist()], bool)
+        said = self._compare(pairs[fresh], turned[fresh])
+        held, parts = self._held()
+        confirmed = [link for link, within in zip(held, agreed(held, said, self.quorum), strict=True) if within]
+        before = len(self.links)
+        self.links = [*confirmed, *parts]
+        return before - len(self.links)
+
+    def adopt(self) -> int:
+        """Join what lies beside a copy and is mostly damaged: where the other video has good pictures it shows nothing else, though
+        no comparison can say so. Returns how many were joined.
+        """
+        pairs, turned = self._beside
+        if not len(pairs):
+            return 0
         share = self._damage(np.unique(pairs))
+        before = len(self.links)
         open_ = self._apart(pairs)
         for (one, two), mirror in zip(pairs[open_].tolist(), turned[open_].tolist(), strict=True):
             if max(share.get(one, 0.0), share.get(two, 0.0)) >= _DAMAGED:
                 self.links.append(Link(one, two, 0.0, 1.0, mirror, 1.0))
         return len(self.links) - before
+
+    def _held(self) -> tuple[list[Link], list[Link]]:
+        """The links between clips that show the same from end to end, and those between a clip and a part of it."""
+        whole = self._whole().tolist()
+        held = [link for link, is_whole in zip(self.links, whole, strict=True) if is_whole]
+        return held, [link for link, is_whole in zip(self.links, whole, strict=True) if not is_whole]
 
     def _apart(self, pairs: np.ndarray) -> np.ndarray:
         """Whether the rows of each pair are not known to show the same yet: bool (P,)."""
@@ -308,7 +345,8 @@ class _Verdicts:
                     bar.advance(count + len(errors), failed=len(errors))
         self.failed.update({row: failed[key] for row, key in zip(rows.tolist(), keys, strict=True) if key in failed})
 
-    def _compare(self, pairs: np.ndarray, mirrored: np.ndarray) -> None:
+    def _compare(self, pairs: np.ndarray, mirrored: np.ndarray) -> dict[tuple[int, int], bool]:
+        """Links the pairs that match; returns what was found of each pair (smaller row first)."""
         asked: dict[str, list[tuple[int, int]]] = {}
         jobs: dict[str, Pair] = {}
         for (one, two), mirror in zip(pairs.tolist(), mirrored.tolist(), strict=True):
@@ -333,14 +371,18 @@ class _Verdicts:
                 for count in self.ctx.map(CompareActor, batches, init=init):
                     bar.advance(count)
         self.compared += len(jobs)
+        said: dict[tuple[int, int], bool] = {}
         stored = self.ctx.records.read(self.verdicts, pa.array(sorted(jobs), pa.string()))
         if not stored.num_rows:
-            return
-        for verdict in stored.filter(stored.column("same")).sort_by("record_key").to_pylist():
+            return said
+        for verdict in stored.sort_by("record_key").to_pylist():
             for one, two in asked[verdict["record_key"]]:
-                mirror = jobs[verdict["record_key"]].mirrored
-                place = verdict["start_s"], verdict["speed"]
-                self.links.append(Link(one, two, *place, mirror, verdict["difference"]))
+                said[min(one, two), max(one, two)] = verdict["same"]
+                if verdict["same"]:
+                    mirror = jobs[verdict["record_key"]].mirrored
+                    place = verdict["start_s"], verdict["speed"]
+                    self.links.append(Link(one, two, *place, mirror, verdict["difference"]))
+        return said
 
     def _damage(self, rows: np.ndarray) -> dict[int, float]:
         keys = {row: self.key_of[row] for row in rows.tolist() if row not in self.failed}

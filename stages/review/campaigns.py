@@ -13,13 +13,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, RowMapping
 
-from stages.review.answers import HIGHEST, LOWEST, Form, sides
 from stages.review.database import Database, record_event
 from stages.review.database import lock as database_lock
 from stages.review.errors import ReviewError
 from stages.review.gold import check_gold
-from stages.review.schema import campaign, draft, item, lease, person, response
-from stages.review.spec import Aggregation, CampaignSpec, NewItem, digest, item_id, payload_digest
+from stages.review.schema import campaign, draft, item, lease, person, response, tally
+from stages.review.spec import CampaignSpec, NewItem, digest, item_id, payload_digest
+from stages.review.tallies import retally
 
 # A writer holds SQLite's only write lock; longer batches would make reviewers wait.
 INSERT_BATCH = 500
@@ -37,7 +37,7 @@ class Campaign:
 
 @dataclass(frozen=True)
 class Progress:
-    """Counted by query at the moment of asking. ``disputed`` waits for a lead; ``mine`` are one person's live answers."""
+    """As of the moment of asking. ``disputed`` waits for a lead; ``mine`` are one person's live answers."""
 
     items: int
     done: int
@@ -156,6 +156,7 @@ def _carry(connection: Connection, spec: CampaignSpec, rows: list[dict[str, Any]
         )
         .order_by(response.c.submitted_at.desc(), response.c.id)
     )
+    carried: set[str] = set()
     for old in connection.execute(earlier).mappings():
         target = by_digest[old["payload_digest"]]["id"]
         people = taken.setdefault(target, set())
@@ -164,6 +165,8 @@ def _carry(connection: Connection, spec: CampaignSpec, rows: list[dict[str, Any]
         people.add(old["person_id"])
         connection.execute(response.insert().values(_carried(spec, target, old)))
         record_event(connection, now, "system", "carried", spec.campaign_id, target, {"from": old["id"]})
+        carried.add(target)
+    retally(connection, spec, carried)
 
 
 def _carried(spec: CampaignSpec, target: str, old: RowMapping) -> dict[str, Any]:
@@ -185,7 +188,12 @@ def _find(connection: Connection, campaign_id: str, lock: bool = False) -> Campa
 
 
 def _campaign(row: RowMapping) -> Campaign:
-    return Campaign(row["id"], CampaignSpec.model_validate_json(row["spec"]), row["state"], row["created_at"])
+    return Campaign(row["id"], _spec(row["spec"]), row["state"], row["created_at"])
+
+
+@lru_cache(maxsize=64)  # a campaign's never changes, and every request asks for it
+def _spec(text: str) -> CampaignSpec:
+    return CampaignSpec.model_validate_json(text)
 
 
 def locked_campaign(connection: Connection, campaign_id: str) -> Campaign:
@@ -230,53 +238,6 @@ def list_campaigns(db: Database) -> list[Campaign]:
     return sorted(found, key=lambda one: one.state != "open")
 
 
-def agreeing(form: Form) -> tuple[tuple[str, ...], ...]:
-    """Sets of conclusions that count as one opinion: each by itself, but ratings that lie next to each other together."""
-    if form == "likert":
-        return (*((str(score), str(score + 1)) for score in range(LOWEST, HIGHEST)), ("skip",))
-    said = ("accept", "reject") if form == "filter" else (*sides(form), "same", "both_bad", "rest_differs")
-    return tuple((one,) for one in (*said, "skip"))
-
-
-def enough(rule: Aggregation, agreed: Any, answers: Any) -> Any:
-    """Whether ``agreed`` of ``answers`` decide; takes numbers and SQL expressions alike."""
-    return 2 * agreed > answers if rule == "majority" else agreed == answers
-
-
-def decided(spec: CampaignSpec, said: Sequence[str]) -> tuple[str, ...] | None:
-    """The conclusions that together decide among those ``said``, or None when the rule finds no decision."""
-    best = max(agreeing(spec.form), key=lambda group: sum(one in group for one in said))
-    return best if said and enough(spec.aggregation, sum(one in best for one in said), len(said)) else None
-
-
-def counted_per_item(of: Campaign) -> sa.Subquery:
-    """Per item that has an answer: item_id, counted ``answers``, the different conclusions ``said`` among them, and
-    ``disputed``: all are in, they do not decide, and neither has a lead. One walk along an index of the responses.
-    """
-    return _per_item(of.id, of.spec.form, of.spec.aggregation, of.spec.overlap)
-
-
-@lru_cache(maxsize=64)  # the claim's most costly part was to put this expression together
-def _per_item(campaign_id: str, form: Form, rule: Aggregation, overlap: int) -> sa.Subquery:
-    counted = response.c.standing == "counted"
-
-    def times(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
-        return sa.func.sum(sa.case((condition, 1), else_=0))
-
-    answers, by_lead = times(counted), times(response.c.standing == "lead")
-    agreed = [times(counted & response.c.conclusion.in_(group)) for group in agreeing(form)]
-    decided = sa.or_(by_lead > 0, *(enough(rule, one, answers) for one in agreed))
-    said = sa.func.count(sa.distinct(sa.case((counted, response.c.conclusion))))
-    disputed = sa.case((sa.and_(answers >= overlap, ~decided), 1), else_=0)
-    withdrawn = sa.select(item.c.id).where(item.c.campaign_id == campaign_id, item.c.state == "withdrawn")
-    return (
-        sa.select(response.c.item_id, answers.label("answers"), said.label("said"), disputed.label("disputed"))
-        .where(response.c.campaign_id == campaign_id, response.c.state == "live", response.c.item_id.not_in(withdrawn))
-        .group_by(response.c.item_id)
-        .subquery()
-    )
-
-
 def progress(db: Database, campaign_id: str, person_id: str | None = None) -> Progress:
     with db.read() as connection:
         return progress_of(connection, read_campaign(connection, campaign_id), person_id)
@@ -284,12 +245,12 @@ def progress(db: Database, campaign_id: str, person_id: str | None = None) -> Pr
 
 def progress_of(connection: Connection, of: Campaign, person_id: str | None = None) -> Progress:
     """How far the campaign is, inside the caller's transaction."""
-    per = counted_per_item(of)
-    full = sa.case((per.c.answers >= of.spec.overlap, 1), else_=0)
-    totals = sa.select(sa.func.coalesce(sa.func.sum(full), 0), sa.func.coalesce(sa.func.sum(per.c.disputed), 0))
     of_campaign = (item.c.campaign_id == of.id) & (item.c.state == "open")
     items = int(connection.execute(sa.select(sa.func.count()).select_from(item).where(of_campaign)).scalar_one())
-    done, open_disputes = (int(value) for value in connection.execute(totals.select_from(per)).one())
+    withdrawn = sa.select(item.c.id).where(item.c.campaign_id == of.id, item.c.state == "withdrawn")
+    counts = sa.select(sa.func.count()).where(tally.c.campaign_id == of.id, tally.c.item_id.not_in(withdrawn))
+    done = int(connection.execute(counts.where(tally.c.answers >= of.spec.overlap)).scalar_one())
+    open_disputes = int(connection.execute(counts.where(tally.c.disputed)).scalar_one())
     mine = 0
     if person_id is not None:
         query = sa.select(sa.func.count()).where(

@@ -8,9 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
-from stages.review.campaigns import Campaign, counted_per_item
+from stages.review.campaigns import Campaign
 from stages.review.people import Person
-from stages.review.schema import item, lease, response
+from stages.review.schema import item, lease, response, tally
 from stages.review.spec import digest
 
 
@@ -107,25 +107,20 @@ def _started(connection: Connection, of: Campaign, who: Person, now: float) -> d
 
     Items that this person has answered are left out; of the others the ``MANY`` nearest to their end.
     """
-    per = counted_per_item(of)
-    nearest = per.c.said.desc() if of.spec.order == "disagreement" else per.c.answers.desc()
+    nearest = tally.c.said.desc() if of.spec.order == "disagreement" else tally.c.answers.desc()
     answered = connection.execute(
-        sa.select(per.c.item_id, per.c.answers, per.c.said)
-        .where(per.c.answers < of.spec.overlap, ~_answered(who, per.c.item_id))
-        .order_by(nearest, per.c.item_id)
+        sa.select(tally.c.item_id, tally.c.answers, tally.c.said)
+        .where(tally.c.campaign_id == of.id, tally.c.answers > 0, tally.c.answers < of.spec.overlap)
+        .where(~_answered(who, tally.c.item_id))
+        .order_by(nearest, tally.c.item_id)
         .limit(MANY)
     )
     found = {row.item_id: (int(row.answers), int(row.said)) for row in answered}
     # Leases of all campaigns: there are never many that run.
     running = sa.select(lease.c.item_id).where(lease.c.expires_at > now, lease.c.person_id != who.id)
     held = Counter(connection.execute(running).scalars())
-    full = (
-        sa.select(response.c.item_id)
-        .where(response.c.item_id.in_([name for name in held if name not in found]))
-        .where(response.c.state == "live", response.c.standing == "counted")
-        .group_by(response.c.item_id)
-        .having(sa.func.count() >= of.spec.overlap)
-    )
+    others = [name for name in held if name not in found]
+    full = sa.select(tally.c.item_id).where(tally.c.item_id.in_(others), tally.c.answers >= of.spec.overlap)
     for name in held.keys() - set(connection.execute(full).scalars()):
         answers, said = found.get(name, (0, 0))
         found[name] = (answers + held[name], said)
@@ -176,12 +171,11 @@ def mix_gold(
 
 def disputed_items(connection: Connection, of: Campaign, who: Person, n: int, now: float) -> list[dict[str, Any]]:
     """What waits for a lead and is open with no other."""
-    per = counted_per_item(of)
     elsewhere = sa.exists().where(lease.c.item_id == item.c.id, lease.c.expires_at > now, lease.c.person_id != who.id)
     query = (
         sa.select(item.c.id, item.c.external_id, item.c.payload)
-        .join(per, per.c.item_id == item.c.id)
-        .where(per.c.disputed == 1, ~elsewhere)
+        .join(tally, tally.c.item_id == item.c.id)
+        .where(tally.c.campaign_id == of.id, tally.c.disputed, item.c.state == "open", ~elsewhere)
         .order_by(item.c.priority.desc(), item.c.shuffle, item.c.id)
         .limit(n)
     )

@@ -16,13 +16,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from stages.review.answers import Answer, Form, Settled, Side, as_seen, check_scores, conclusion, settle
-from stages.review.campaigns import Campaign, decided, locked_campaign, read_campaign
+from stages.review.campaigns import Campaign, locked_campaign, read_campaign
 from stages.review.database import Database, record_event
 from stages.review.errors import ReviewError
 from stages.review.next_items import disputed_items, free_items, held_items, mix_gold
 from stages.review.people import Person
 from stages.review.schema import draft, item, lease, response
 from stages.review.spec import digest
+from stages.review.tallies import retally
+from stages.review.verdict_rules import decided
 
 
 class Closed(ReviewError):
@@ -164,6 +166,7 @@ def undo(
             connection.execute(response.update().where(response.c.id == last["id"]).values(state="withdrawn"))
             if last["standing"] == "counted":
                 _promote_extra(connection, last["item_id"])
+            retally(connection, of.spec, [last["item_id"]])
             record_event(connection, now, who.name, "undo", campaign_id, last["item_id"], {"response": last["id"]})
         row = {"id": last["item_id"], "external_id": last["external_id"], "payload": last["payload"]}
         again = _take(connection, of, who, row, now)
@@ -386,6 +389,7 @@ def _store(
         connection.execute(draft.delete().where(mine))
     if standing != "counted" and any(row["standing"] == "counted" for row in replaced):
         _promote_extra(connection, answer.item_id)
+    retally(connection, of.spec, [answer.item_id])
     record_event(
         connection, now, who.name, "answer", of.id, answer.item_id, {"response": identity, "standing": standing}
     )

@@ -162,6 +162,20 @@ response = Table(
     ),
 )
 
+# What the counted answers of an item come to, written again from them in the transaction of every change, so that no claim has
+# to count a campaign. An item without a live answer may have no row.
+tally = Table(
+    "tally",
+    metadata,
+    Column("item_id", ForeignKey("item.id"), primary_key=True),
+    Column("campaign_id", ForeignKey("campaign.id"), nullable=False),
+    Column("answers", Integer, nullable=False),  # counted ones
+    Column("said", Integer, nullable=False),  # different conclusions among them
+    Column("disputed", Boolean, nullable=False),  # all are in, they do not decide, and neither has a lead
+    Index("tally_by_campaign", "campaign_id", "answers", "said", "item_id"),
+    Index("tally_disputed", "campaign_id", "disputed"),
+)
+
 # Append-only: what happened, by whom. Undoing an answer adds a row here and changes none.
 event = Table(
     "event",

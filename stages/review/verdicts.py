@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from data_schemas.tables import DECISIONS, ITEMS, VERDICTS
-from stages.review.campaigns import decided, get_campaign
+from stages.review.campaigns import get_campaign
 from stages.review.database import Database
 from stages.review.errors import ReviewError
 from stages.review.schema import item, person, response
 from stages.review.spec import CampaignSpec
+from stages.review.verdict_rules import decided
 
 IN_REVIEW = "in_review"
 
