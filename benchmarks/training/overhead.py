@@ -6,6 +6,7 @@
 - loop: models/training/loop.py on these batches;
 - job: the same with cache, sampler, drawn noise and event file, as a stage runs it, in this process;
 - ray: that job in a Ray Train worker;
+- checkpoint: what one whole checkpoint of that job costs, synced to disk; it has none otherwise but at the end;
 - mlflow: what the pipeline's process spends on a step's metrics when a checkpoint is published; no step waits for it.
 """
 
@@ -59,18 +60,18 @@ def loop(steps: int, window: int) -> list[float]:
         backbone,
         method,
         lambda i: batches[i % len(batches)],
-        _spec(steps, window),
+        _spec(steps, steps),
         None,
         lambda step, _: clock.tick(step),
     )
     return clock.windows
 
 
-def job(steps: int, window: int, home: Path) -> list[float]:
+def job(steps: int, window: int, home: Path, checkpoint_every: int) -> list[float]:
     from stages.training.jobs import run_job
 
     clock = Clock(window)
-    run_job(_job(home / "cache", home / "job", steps, window), heartbeat=lambda step, _: clock.tick(step))
+    run_job(_job(home / "cache", home / f"job-{checkpoint_every}", steps, checkpoint_every), on_step=clock.tick)
     return clock.windows
 
 
@@ -82,7 +83,7 @@ def ray_job(steps: int, window: int, home: Path) -> list[float]:
     TorchTrainer(
         timed_worker,
         train_loop_config={
-            "job": _job(home / "cache", home / "ray", steps, window),
+            "job": _job(home / "cache", home / "ray", steps, steps),
             "clocked": str(clocked),
             "window": window,
         },
@@ -93,19 +94,13 @@ def ray_job(steps: int, window: int, home: Path) -> list[float]:
 
 
 def timed_worker(config: Mapping[str, Any]) -> None:
-    """What a worker of the stage does, with a clock: each window ends with a report, which is a barrier."""
-    import ray.train
-
+    """What a worker of the stage does, with a clock."""
     from stages.training.jobs import run_job
 
     torch.set_num_threads(1)
     clock = Clock(config["window"])
 
-    def heartbeat(step: int, metrics: Mapping[str, float]) -> None:
-        ray.train.report({"step": step, **metrics})
-        clock.tick(step)
-
-    run_job(config["job"], world_size=1, rank=0, heartbeat=heartbeat)
+    run_job(config["job"], on_step=clock.tick)
     Path(config["clocked"]).write_text(json.dumps(clock.windows))
 
 
@@ -167,13 +162,13 @@ def _model() -> tuple[Any, Any, list[Any]]:
     return backbone, Sft(LoraSpec(rank=4)), batches
 
 
-def _spec(steps: int, window: int) -> Any:
+def _spec(steps: int, checkpoint_every: int) -> Any:
     from models.training.loop import TrainSpec
 
-    return TrainSpec(steps=steps, checkpoint_every=window)
+    return TrainSpec(steps=steps, checkpoint_every=checkpoint_every)
 
 
-def _job(cache: Path, home: Path, steps: int, window: int) -> Any:
+def _job(cache: Path, home: Path, steps: int, checkpoint_every: int) -> Any:
     from models.training.cache import Entry, text_key, write_samples, write_texts
     from models.training.feed import FeedSpec
     from models.training.lora import LoraSpec
@@ -198,7 +193,7 @@ def _job(cache: Path, home: Path, steps: int, window: int) -> Any:
         home=str(home),
         backbone=BackboneParams(),
         method=Sft(LoraSpec(rank=4)),
-        spec=_spec(steps, window),
+        spec=_spec(steps, checkpoint_every),
         feed=FeedSpec(seed=0, timesteps=TimestepSpec()),
         batch=BATCH,
         remainder="repeat",
@@ -216,15 +211,22 @@ def run(steps: int, *, window: int = 20, with_ray: bool = True) -> dict[str, Any
         ways: dict[str, Callable[[], list[float]]] = {
             "bare": lambda: bare(steps, window),
             "loop": lambda: loop(steps, window),
-            "job": lambda: job(steps, window, home),
+            "job": lambda: job(steps, window, home, steps),
         }
         if with_ray:
             ways["ray"] = lambda: ray_job(steps, window, home)
         found = {name: _summary(measure()) for name, measure in ways.items()}
+        often = _summary(job(steps, window, home, window))
         published = 1e3 * mlflow_publish(home, steps)
     for name in found:
         found[name]["over_bare_ms"] = found[name]["median_ms"] - found["bare"]["median_ms"]
-    return {"steps": steps, "window_steps": window, "ways": found, "mlflow_publish_ms_per_step": published}
+    return {
+        "steps": steps,
+        "window_steps": window,
+        "ways": found,
+        "checkpoint_ms": (often["median_ms"] - found["job"]["median_ms"]) * window,
+        "mlflow_publish_ms_per_step": published,
+    }
 
 
 def _summary(seconds: list[float]) -> dict[str, float]:
@@ -246,6 +248,7 @@ def main() -> None:
     found = run(chosen.steps, window=chosen.window, with_ray=not chosen.no_ray)
     for name, way in found["ways"].items():
         print(f"{name}: {way['median_ms']:.2f} ms a step ({way['over_bare_ms']:+.2f} to bare)")
+    print(f"checkpoint: {found['checkpoint_ms']:.0f} ms each")
     print(f"mlflow: {found['mlflow_publish_ms_per_step']:.2f} ms of the pipeline's process for each step published")
     if not chosen.no_write:
         from benchmarks.measured import write

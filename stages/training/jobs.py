@@ -72,12 +72,10 @@ class Job:
     device: str = "cpu"
 
 
-def run_job(
-    job: Job, *, world_size: int = 1, rank: int = 0, heartbeat: Callable[[int, Mapping[str, float]], None] | None = None
-) -> None:
+def run_job(job: Job, *, world_size: int = 1, rank: int = 0, on_step: Callable[[int], None] | None = None) -> None:
     """Train to the end, from the newest checkpoint if there is one; rank 0 leaves adapter and result in ``job.home``.
 
-    ``heartbeat(step, metrics)`` is called on every rank whenever a checkpoint is due.
+    ``on_step(step)`` is called on every rank after each step.
     """
     from models.backbones.load import load_backbone
     from models.training.adapter import save_adapter
@@ -95,8 +93,8 @@ def run_job(
     def on_metrics(step: int, metrics: dict[str, float]) -> None:
         if rank == 0:
             log.write(step, metrics)
-        if heartbeat is not None and (step % job.spec.checkpoint_every == 0 or step == job.spec.steps):
-            heartbeat(step, metrics)
+        if on_step is not None:
+            on_step(step)
 
     feed = make_feed(job, backbone, sampler, world_size, rank)
     probes = make_probes(job, backbone, feed, world_size, rank)
@@ -272,18 +270,19 @@ def _fit(trainer: Any) -> None:
 
 
 def ray_worker(config: Mapping[str, Any]) -> None:
-    """What each Ray Train worker runs."""
+    """What each Ray Train worker runs.
+
+    It reports nothing to Ray: a report waits for the controller's next look, up to two seconds, and what it would say is in the
+    event file and the checkpoints already.
+    """
     import ray.train
 
     job: Job = config["job"]
     context = ray.train.get_context()
     world_size, rank = context.get_world_size(), context.get_world_rank()
 
-    def heartbeat(step: int, metrics: Mapping[str, float]) -> None:
-        ray.train.report({"step": step, **metrics})
-
     try:
-        run_job(job, world_size=world_size, rank=rank, heartbeat=heartbeat)
+        run_job(job, world_size=world_size, rank=rank)
     except (ValueError, ArithmeticError, StageError) as error:
         # A fault of the data or the configuration comes again however often a worker is replaced, so it is told to the
         # driver. With others waiting in a collective the worker must still fail, or they would wait for ever.

@@ -86,12 +86,12 @@ class KilledOnce:
             whole = real.run_job
 
             def dies(job: jobs.Job, **options: Any) -> None:
-                def heartbeat(step: int, metrics: Any) -> None:
+                def on_step(step: int) -> None:
                     if step == 4:
                         mark.touch()
                         os.kill(os.getpid(), signal.SIGKILL)
 
-                whole(replace(job), **{**options, "heartbeat": heartbeat})
+                whole(replace(job), **{**options, "on_step": on_step})
 
             real.run_job = dies
         real.ray_worker({"job": job})
