@@ -4,12 +4,15 @@
 
 Every system runs on a small and on a larger set of the same films, so that the cost of starting it and its marginal rate come
 apart: rate = (large - small) / (seconds of the large set - of the small). Systems take turns within a repeat. Everything is in
-CPU seconds of the whole process tree, which other load on the machine disturbs least. Ours also runs over all films.
+CPU seconds of the whole process tree, which other load on the machine disturbs least. Ours also runs over all films. All of it
+takes hours: each finished run is kept in DIR/finished.jsonl, and the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import shutil
 import statistics
 import subprocess
@@ -19,8 +22,10 @@ from pathlib import Path
 
 from benchmarks import measured
 from benchmarks.curation import clip_weights, environments, footage
+from benchmarks.curation.account import Cost
 from benchmarks.curation.footage import Film
 from benchmarks.curation.systems import SYSTEMS, Result, Tools
+from pipelines.launch import code_revision
 
 NEMO_FLOOR = (
     0.094,
@@ -39,13 +44,31 @@ def subset(films: Sequence[Film], each: int) -> list[Film]:
     return [f for size in footage.SIZES for f in [g for g in films if g.size == size][:each]]
 
 
-def run_once(name: str, films: Sequence[Film], work: Path, tools: Tools) -> Result:
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        return SYSTEMS[name](films, work, tools)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+class Finished:
+    """Runs that were finished, by system, films and repeat; one of ours also by the commit, since that is what it measures."""
+
+    def __init__(self, work: Path, tools: Tools) -> None:
+        self._work, self._tools, self._file = work / "run", tools, work / "finished.jsonl"
+        lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
+        self._known = {row["key"]: row for row in map(json.loads, lines)}
+
+    def run(self, name: str, films: Sequence[Film], repeat: int | str) -> Result:
+        """The kept result, or that of a run made now in an empty folder."""
+        ours = code_revision() if name == "analyze" or name.startswith("fulcrum") else ""
+        chosen = hashlib.sha256("\n".join(f"{f.path} {f.frames}" for f in films).encode()).hexdigest()[:12]
+        key = f"{name} {repeat} {chosen} {ours}"
+        if key not in self._known:
+            shutil.rmtree(self._work, ignore_errors=True)
+            self._work.mkdir(parents=True)
+            try:
+                result = SYSTEMS[name](films, self._work, self._tools)
+            finally:
+                shutil.rmtree(self._work, ignore_errors=True)
+            self._known[key] = {"key": key, **asdict(result)}
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(self._known[key]) + "\n")
+        row = self._known[key]
+        return Result(Cost(**row["cost"]), row["parts"], row["made"])
 
 
 def summary(runs: Mapping[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
@@ -80,7 +103,7 @@ def main() -> None:
         except (subprocess.CalledProcessError, OSError) as error:
             names.remove(peer)
             left_out[peer] = f"does not install here: {error}"
-    tools = Tools(ours, theirs, envs["data_juicer"], envs["nemo"])
+    finished = Finished(given.work, Tools(ours, theirs, envs["data_juicer"], envs["nemo"]))
 
     runs: dict[str, list[dict[str, float]]] = {}
     details: dict[str, list[dict[str, object]]] = {}
@@ -91,7 +114,7 @@ def main() -> None:
                 continue
             sizes = given.peer_films if peer else given.films
             small, large = (subset(films, n) for n in sizes)
-            costs = [run_once(name, part, given.work / "run", tools) for part in (small, large)]
+            costs = [finished.run(name, part, repeat) for part in (small, large)]
             seconds = [sum(f.seconds for f in part) for part in (small, large)]
             rate, fixed = marginal(costs[0].cost.cpu_s, costs[1].cost.cpu_s, seconds[0], seconds[1])
             runs.setdefault(name, []).append(
@@ -116,7 +139,7 @@ def main() -> None:
     if not given.no_whole and "fulcrum_fp32" in names:
         whole = {}
         for name in ("decode", "analyze", "fulcrum_fp32", "fulcrum_bf16"):
-            result = run_once(name, films, given.work / "run", tools)
+            result = finished.run(name, films, "whole")
             whole[name] = asdict(result)
             print(f"whole: {name}: {result.cost.cpu_s:.0f} CPU s, {result.cost.wall_s:.0f} s", flush=True)
             clips = result.made.get("clips")

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+CRF = 22
 STEPS = ("scenes", "cut", "motion", "similarity")
 
 
@@ -35,7 +36,7 @@ def cut(films: list[dict[str, Any]], work: Path) -> None:
         out = work / f"clip-{number:05d}.mp4"
         subprocess.run(
             ["ffmpeg", "-nostdin", "-loglevel", "error", "-y", "-ss", f"{start:.3f}", "-i", scene["film"],
-             "-t", f"{end - start:.3f}", "-c:v", "libx264", "-preset", "veryfast", "-crf", "22", "-an", str(out)],
+             "-t", f"{end - start:.3f}", "-c:v", "libx264", "-preset", "veryfast", "-crf", str(CRF), "-an", str(out)],
             check=True,
         )  # fmt: skip
         clips.append({"path": str(out), "caption": scene["caption"]})

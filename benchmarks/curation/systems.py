@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # One thread for each process of every system: throughput comes from processes, and CPU seconds stay comparable.
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 ANSWERS = "review_clips.reviewer=script:rules"
+CRF = script_way.CRF  # ours encodes better than the usual script by default, which would be another job
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _curate(films: Sequence[Film], work: Path, tools: Tools, precision: str, *se
         rows.writerow(("path", "caption"))
         rows.writerows((f.path, f.caption) for f in films)
     chosen = [ANSWERS, "embed.encoder.model=ViT-B-32", f"embed.encoder.weights={tools.clip}",
-              f"embed.encoder.precision={precision}", *settings]  # fmt: skip
+              f"embed.encoder.precision={precision}", f"export.crf={CRF}", *settings]  # fmt: skip
     command = _python("fulcrum", "run", "curate", "--source", str(work / "films.csv"), "--store", str(work / "store"))
     cost, _ = account([*command, *(word for s in chosen for word in ("--set", s))], env=THREADS, cwd=ROOT)
     return Result(cost, {}, _made(work / "store"))

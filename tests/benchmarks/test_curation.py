@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from benchmarks.curation import decode_way, footage, script_way
-from benchmarks.curation.account import CommandFailed, account
-from benchmarks.curation.run import marginal, ratios
+from benchmarks.curation.account import CommandFailed, Cost, account
+from benchmarks.curation.footage import Film
+from benchmarks.curation.run import Finished, marginal, ratios
+from benchmarks.curation.systems import SYSTEMS, Result, Tools
 
 BURN = "import time\nt = time.process_time()\nwhile time.process_time() - t < 0.6: pass\n"
 
@@ -24,6 +27,23 @@ def test_ratios_are_of_marginal_costs() -> None:
     cost = {"decode": 0.1, "script": 2.0, "fulcrum_fp32": 0.25}
     found = ratios({name: {"cpu_s_per_s": value} for name, value in cost.items()})
     assert found == pytest.approx({"script / decode": 20.0, "fulcrum_fp32 / decode": 2.5, "script / fulcrum_fp32": 8.0})
+
+
+def test_what_is_finished_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+
+    def system(films: Sequence[Film], work: Path, tools: Tools) -> Result:
+        ran.append(len(films))
+        return Result(Cost(1.5, 2.0, 0.25), {"cut": 1.0}, {"clips": 3.0})
+
+    monkeypatch.setitem(SYSTEMS, "script", system)
+    tools = Tools(tmp_path, tmp_path, None, None)
+    films = [Film(f"{n}.mp4", "360p", 20.0, 600, 4, "") for n in range(2)]
+    found = [Finished(tmp_path, tools).run("script", films, 0) for _ in range(2)]
+    Finished(tmp_path, tools).run("script", films, 1)
+    Finished(tmp_path, tools).run("script", films[:1], 0)
+    assert ran == [2, 2, 1]
+    assert found[0] == found[1] == Result(Cost(1.5, 2.0, 0.25), {"cut": 1.0}, {"clips": 3.0})
 
 
 def test_the_account_counts_processes_that_outlive_their_parent() -> None:
