@@ -1,4 +1,4 @@
-"""SFT through Ray Train gives what the same job gives in this process: on one CPU with a lost worker, and on two."""
+"""SFT through Ray Train gives what the same job gives in this process: on one worker and on two, one of which is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.context import LocalContext
 from tests.training_stages.conftest import Encoded, Road
 from tests.training_stages.footing import BACKBONE, LORA, SAMPLING
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,10 @@ def test_sft_on_one_cpu_survives_a_killed_worker_and_ends_bitwise_as_inline(
     assert adapter_digest(context.outputs["adapter"]) == adapter_digest(road.adapters["in_pair"])
 
 
-def test_two_workers_with_the_base_sharded_over_them_end_as_one_does_up_to_the_order_of_sums(
-    tmp_path: Path, encoded: Encoded, road: Road, engine: RayEngine
+def test_two_workers_with_the_base_sharded_of_which_one_is_lost_end_as_one_does_up_to_the_order_of_sums(
+    tmp_path: Path, encoded: Encoded, road: Road, engine: RayEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(jobs, "ray_worker", KilledOnce(str(tmp_path / "killed"), rank=1))
     inputs: dict[str, Any] = {"cache": encoded.cache, "latents": encoded.latents}
     context = LocalContext(tmp_path, sft, inputs, name="sft_in", engine=engine)
     params = SftParams(
@@ -61,6 +62,7 @@ def test_two_workers_with_the_base_sharded_over_them_end_as_one_does_up_to_the_o
         num_workers=2, shard=True, previews=PreviewParams(every=3, prompts=1, sampling=SAMPLING),
     )  # fmt: skip
     context.run(params)
+    assert (tmp_path / "killed").exists()
     assert [step for key, step in context.metrics_seen if key == "loss"] == [1, 2, 3, 4, 5, 6]
     two, one = load_adapter(context.outputs["adapter"]), load_adapter(road.adapters["in_pair"])
     for module in one.modules:
@@ -73,21 +75,21 @@ def test_two_workers_with_the_base_sharded_over_them_end_as_one_does_up_to_the_o
 
 
 class KilledOnce:
-    """The worker that ships, in a process that dies by SIGKILL at its first checkpoint, once."""
+    """The worker that ships, in processes of which that of one rank dies by SIGKILL after its first checkpoint, once."""
 
-    def __init__(self, mark: str) -> None:
-        self.mark = mark
+    def __init__(self, mark: str, rank: int = 0) -> None:
+        self.mark, self.rank = mark, rank
 
     def __call__(self, config: dict[str, Any]) -> None:
         from stages.training import jobs as real
 
-        job, mark = config["job"], Path(self.mark)
+        job, mark, doomed = config["job"], Path(self.mark), self.rank
         if not mark.exists():
             whole = real.run_job
 
             def dies(job: jobs.Job, **options: Any) -> None:
                 def on_step(step: int) -> None:
-                    if step == 4:
+                    if step == 4 and options.get("rank", 0) == doomed:
                         mark.touch()
                         os.kill(os.getpid(), signal.SIGKILL)
 
