@@ -29,6 +29,8 @@ from stages.contract import StageError
 # A row that has one of a video's identities in one of these columns is a row of that video; elsewhere it only mentions it.
 _OWNER = ("video_id", "clip_id", "subject_id", "sample_id", "pair_id")
 _NAMED_AFTER_CLIPS = {("export", "media")}  # folders in which every file is named after its clip
+# Folders in which every file is named in columns of another output, which has a row per clip.
+_NAMED_IN_ROWS = {("review_media", "proxies"): ("shown", ("media", "pictures"))}
 _IDENTITY = re.compile(rb"(?<![0-9a-f])[0-9a-f]{16,}(?![0-9a-f])")
 _MEDIA_NAME = re.compile(r"[0-9a-f]{32}\.(?:webm|jpg|png)")
 _LONGEST, _PIECE = 128, 1 << 22  # bytes
@@ -279,18 +281,31 @@ def _artifacts(commits: Commits, identities: set[str], held: dict[tuple[str, str
                 found.append(Trace(*place, "rows", rows, uri, current))
                 continue
             if committed.kind == "files":
-                files = tuple(_files(commits.store, committed.path, identities))
+                named = _named_in_rows(commits, manifest, output, identities)
+                files = tuple(_files(commits.store, committed.path, identities | named))
                 if files:
                     made_of.add(committed.digest)
                     found.append(Trace(*place, "files", len(files), uri, current, files))
                     continue
-                if (manifest.stage, output) in _NAMED_AFTER_CLIPS or not inputs & (rows_of | made_of):
+                every_file_is_named = {*_NAMED_AFTER_CLIPS, *_NAMED_IN_ROWS}
+                if (manifest.stage, output) in every_file_is_named or not inputs & (rows_of | made_of):
                     continue
             elif not inputs & made_of:
                 continue
             made_of.add(committed.digest)
             found.append(Trace(*place, "made from it", 1, uri, current))
     return found
+
+
+def _named_in_rows(commits: Commits, manifest: Manifest, output: str, identities: set[str]) -> set[str]:
+    """Names, without their suffix, of the files that the rows of these clips name; none where files are named otherwise."""
+    table, columns = _NAMED_IN_ROWS.get((manifest.stage, output), (None, ()))
+    dataset = commits.open(manifest.outputs[table]) if table else None
+    if dataset is None:
+        return set()
+    rows = dataset.to_table(columns=list(columns), filter=pc.field("clip_id").isin(sorted(identities)))
+    texts = [pc.list_flatten(column) if pa.types.is_list(column.type) else column for column in rows.columns]
+    return {Path(name).stem for column in texts for name in column.drop_null().to_pylist()}
 
 
 def _files(store: Store, folder: str, identities: set[str]) -> Iterator[str]:
