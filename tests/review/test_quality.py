@@ -63,12 +63,17 @@ def test_everybody_meets_the_gold_items_and_a_wrong_one_can_be_withdrawn(db: Dat
     assert person_of(document, "Ben")["gold"]["right"] == 0
     assert "gold" in kinds(document, "Ben")
     assert "gold" not in kinds(document, "Ada")
-    assert document["gold"] == {"items": 6, "withdrawn": 0}
+    assert (document["gold"]["items"], document["gold"]["withdrawn"]) == (6, 0)
+    assert {(one["right"], one["n"]) for one in document["gold"]["list"]} == {(1, 2)}  # Ada met each, Ben none
     close_campaign(db, "clips", "Lea")
     wrong = next(one.id for one in labels_things(db) if one.external_id in gold)
     withdraw_gold(db, wrong, "Lea")
     again = make_document(db, "clips")
-    assert again["gold"] == {"items": 5, "withdrawn": 1}
+    assert (again["gold"]["items"], again["gold"]["withdrawn"]) == (5, 1)
+    assert again["gold"]["list"][-1] == {
+        "id": wrong, "external_id": again["gold"]["list"][-1]["external_id"], "known": {"choice": "reject"},
+        "right": 1, "n": 2, "withdrawn": True,
+    }  # fmt: skip
     assert person_of(again, "Ben")["gold"]["n"] == 5
 
 
