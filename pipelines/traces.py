@@ -210,7 +210,8 @@ def shown_to_people(database_url: str, identities: set[str]) -> list[Shown]:
                         schema.item.c.campaign_id == campaign.id
                     )
                 )
-                mine = [payload for external_id, payload in rows if external_id in identities]
+                # a generated video's id is made of its prompt, seed and systems
+                mine = [payload for external_id, payload in rows if not identities.isdisjoint(external_id.split("/"))]
                 names = sorted({name for payload in mine for name in _MEDIA_NAME.findall(payload)})
                 files = tuple(str(path) for path in map(media.find, names) if path is not None)
                 if mine:

@@ -15,8 +15,10 @@ from stages.review.sampling import KEPT
 from stages.review.spec import PEOPLE, Reviewer
 
 if TYPE_CHECKING:
+    from stages.review.answers import Form
     from stages.review.campaigns import CampaignSpec, NewItem
     from stages.review.database import Database
+    from stages.review.labels import Labels
     from stages.review.media import MediaStore
     from stages.review.scripted import Judge
 
@@ -110,7 +112,7 @@ def review_clips(ctx: Context, params: ReviewClipsParams) -> Waiting | None:
 
     shown = [row for row in ctx.table("shown").to_pylist() if row["media"] is not None]
     strata = {row["clip_id"]: row["stratum"] for row in shown}
-    gate = _Gate(ctx, params, "filter", f"Clips ({ctx.name})", params.guidelines or CLIP_GUIDELINES, params.reasons)
+    gate = Gate(ctx, params, "filter", f"Clips ({ctx.name})", params.guidelines or CLIP_GUIDELINES, params.reasons)
 
     def build(media: MediaStore) -> list[NewItem]:
         if gate.by_people:
@@ -147,7 +149,7 @@ def review_pairs(ctx: Context, params: ReviewPairsParams) -> Waiting | None:
     consis = params.kind == "consis"
     guidelines = params.guidelines or (CONSIS_GUIDELINES if consis else REAL_FAKE_GUIDELINES)
     title = f"{'Same subject' if consis else 'Better video'} ({ctx.name})"
-    gate = _Gate(ctx, params, params.kind, title, guidelines, ())
+    gate = Gate(ctx, params, params.kind, title, guidelines, ())
 
     def judge() -> Judge:
         if params.reviewer == "script:rules":
@@ -161,7 +163,7 @@ def review_pairs(ctx: Context, params: ReviewPairsParams) -> Waiting | None:
     )
 
 
-class _Gate:
+class Gate:
     """One gate's campaign: made on the first run, asked after on every other, frozen when it is done.
 
     The campaign belongs to the stage's fingerprint: other inputs or settings are another campaign, which carries over
@@ -173,7 +175,7 @@ class _Gate:
         self,
         ctx: Context,
         params: GateParams,
-        form: Literal["filter", "consis", "real_fake"],
+        form: Form,
         title: str,
         guidelines: str,
         reasons: Sequence[str],
@@ -262,6 +264,19 @@ class _Gate:
         self.ctx.write("items", frozen.items)
         self.ctx.write("decisions", frozen.decisions)
         self.ctx.write("verdicts", frozen.verdicts)
+
+    def labels(self) -> Labels:
+        """All answers of the campaign; once it is closed they never change."""
+        from stages.review.campaigns import read_campaign
+        from stages.review.database import open_database
+        from stages.review.labels import load_labels
+
+        db = open_database(self.ctx.world.review_database)
+        try:
+            with db.read() as connection:
+                return load_labels(connection, read_campaign(connection, self.spec.campaign_id))
+        finally:
+            db.close()
 
     def account(self, video_of: Mapping[str, str], accepts: str) -> None:
         """Write where each record (with its video) ended: accepted, rejected with the reviewers' reasons, or in_review."""
