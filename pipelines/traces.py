@@ -164,7 +164,10 @@ def trace(commits: Commits, video: Video) -> Traces:
     artifacts = _artifacts(commits, identities, held)
     content = _content(commits, video)
     found = Traces(video, artifacts, identities, content, _same_content(commits, video, content))
-    found.records = _records(commits.store, [*content, video.video_id])
+    named = {
+        Path(uri).name for artifact in artifacts for uri in artifact.files
+    }  # a proxy's record bears its file's name
+    found.records = _records(commits.store, [*content, video.video_id, *named])
     touched = {(t.node, t.fingerprint) for t in artifacts}
     for pipeline, run in commits.latest.items():
         nodes = [n.name for n in run.nodes if (n.name, n.fingerprint) in touched]

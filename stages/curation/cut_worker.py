@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ class CutActor:
         self.scratch.mkdir(parents=True, exist_ok=True)  # a worker may run on another machine than the driver
         failed: Failures = {}
         footage_s = 0.0
-        ready = _Ready(self.shards, self.group, self.also)
+        ready = _Ready(self.shards, self.group, tuple(self.also))
         cuts = [
             Cut(s.start_frame, s.end_frame, self.scratch / f"{s.key[:32]}{self.encoding.suffix}", s.start_s, s.end_s)
             for s in video.spans
@@ -89,10 +89,12 @@ class CutActor:
                         failed[key] = _told(result, str(local.path), video.uri)
                         continue
                     try:
-                        ready.add(key, result, out)
-                        footage_s += result.duration_s
+                        row = _record(key, result, out, self.also)
                     except ValueError as error:
                         failed[key] = _told(error, "", "")
+                    else:
+                        ready.add(row)
+                        footage_s += result.duration_s
                     out.unlink()
         except (UndecodableError, EncodeError, StageError, OSError, MemoryError) as error:
             stop = error if isinstance(error, StageError) else machine_failure(error, f"while cutting {video.uri}")
@@ -107,17 +109,15 @@ class CutActor:
 class _Ready:
     """Encoded clips on their way into a shard."""
 
-    def __init__(self, shards: Shards, group: str, also: Also) -> None:
-        self.shards, self.group, self.also = shards, group, also
+    def __init__(self, shards: Shards, group: str, also: Sequence[str]) -> None:
+        self.shards, self.group = shards, group
         self._schema = pa.schema([*RECORD, *(pa.field(name, pa.large_binary()) for name in also)])
         self._rows: list[dict[str, Any]] = []
         self._bytes, self._since = 0, time.monotonic()
 
-    def add(self, key: str, info: EncodedInfo, file: Path) -> None:
-        made = {"content": file.read_bytes()} | {name: make(file) for name, make in self.also.items()}
-        facts = {name: getattr(info, name) for name in ("frames", "fps", "width", "height", "sound")}
-        self._rows.append({"record_key": key, **made, **facts})
-        self._bytes += sum(map(len, made.values()))
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        self._bytes += sum(len(value) for value in row.values() if isinstance(value, bytes))
         if self._bytes > _COMMIT_BYTES or time.monotonic() - self._since > _COMMIT_S:
             self.commit()
 
@@ -132,6 +132,12 @@ RECORD = pa.schema(
     [("record_key", pa.string()), ("content", pa.large_binary()), ("frames", pa.int64()), ("fps", pa.float64()),
      ("width", pa.int32()), ("height", pa.int32()), ("sound", pa.bool_())]
 )  # fmt: skip
+
+
+def _record(key: str, info: EncodedInfo, file: Path, also: Also) -> dict[str, Any]:
+    made = {name: make(file) for name, make in also.items()}
+    facts = {name: getattr(info, name) for name in ("frames", "fps", "width", "height", "sound")}
+    return {"record_key": key, "content": file.read_bytes(), **made, **facts}
 
 
 def _check_unchanged(video: VideoCuts, local: LocalFile) -> None:

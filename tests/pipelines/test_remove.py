@@ -194,6 +194,7 @@ def test_the_proxies_that_people_see_are_found_by_the_rows_that_name_them(
     assert folder["how"] == "files"
     assert {Path(uri).name for uri in folder["files"]} == names
     assert all(Path(uri).is_file() for uri in folder["files"])
+    assert listed["records"]["review_media"] == ["proxies"]
     on_the_page = {Path(file).name for campaign in listed["review"] for file in campaign["files"]}
     assert on_the_page == {name for row in mine for name in (row["media"], *row["pictures"])}
 

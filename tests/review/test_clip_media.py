@@ -11,7 +11,10 @@ import pyarrow.compute as pc
 import pytest
 
 from data_schemas.tables import CLIPS, DEDUPE, SELECTION, VIDEOS
+from pipelines.config import load
+from pipelines.curate import PIPELINE
 from pipelines.dag.engine import InlineEngine
+from stages.review import clip_media
 from stages.review.clip_media import PICTURES_SHOWN, ReviewMediaParams, review_media
 from stages.review.proxies import poster_name
 from tests.context import LocalContext
@@ -160,3 +163,30 @@ def test_a_source_that_is_gone_fails_alone(tmp_path: Path, source: Path) -> None
     rows = media_of(tmp_path, inputs, rejected_share=0).outputs["shown"].to_pylist()
     assert [row["clip_id"] for row in rows if row["media"] is None] == ["clip-000"]
     assert "gone.mp4" in rows[0]["error_message"]
+
+
+def test_a_clip_of_which_no_poster_can_be_made_fails_alone(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def second_fails(video: Path) -> bytes:
+        seen.append(video)
+        if len(seen) == 2:
+            raise ValueError(f"{video.name} shows no picture")
+        return b"a picture"
+
+    monkeypatch.setattr(clip_media, "poster", second_fails)
+    rows = media_of(tmp_path, curated(source), rejected_share=0).outputs["shown"].to_pylist()
+    lost = [row for row in rows if row["media"] is None]
+    assert len(lost) == 1
+    assert lost[0]["error_message"] == f"{seen[1].name} shows no picture"
+    assert len(rows) == len(seen) == KEPT
+
+
+@pytest.mark.parametrize("reviewer", ["people", "script:rules"])
+def test_in_the_pipeline_the_media_follow_who_reviews(reviewer: str) -> None:
+    config = load(PIPELINE, None, [f"review_clips.reviewer={reviewer}"], {})
+    media = config.params["review_media"]
+    assert isinstance(media, ReviewMediaParams)
+    assert media.reviewer == reviewer
