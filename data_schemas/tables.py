@@ -199,6 +199,27 @@ BALANCE = TableSchema(
     "One row per clip that dedupe kept.",
 )
 
+SHOWN = TableSchema(
+    "shown",
+    "1.0",
+    ("clip_id",),
+    (
+        Field("clip_id", STR, "the clip", nullable=False),
+        Field("video_id", STR, "the source video", nullable=False),
+        Field(
+            "stratum", STR, "kept, or the rule that had rejected it (drawn to learn a threshold's recall)", None, False
+        ),
+        Field("inclusion_probability", F64, "probability with which it was drawn", "0..1", False),
+        Field("undecided", BOOL, "whether a rule left it to people, because its score was missing", nullable=False),
+        Field("duration_s", F64, "length", "s", False),
+        Field("fps", F64, "frames per second", "1/s", False),
+        Field("media", STR, "its proxy's file; the poster has the same name with .jpg. null when it could not be made"),
+        Field("pictures", pa.list_(STR), "files of its key frames, in order", nullable=False),
+        *_ERROR,
+    ),
+    "One row per clip that people are to see. The names are there also where nobody looks and no file was made.",
+)
+
 ITEMS = TableSchema(
     "items",
     "1.0",
@@ -427,7 +448,7 @@ TABLES: dict[str, TableSchema] = {
     schema.name: schema
     for schema in (
         SOURCES, VIDEOS, CLIPS, KEYFRAMES, HASHES, CANDIDATES, CAPTIONS, EMBEDDINGS, KEYFRAME_SCORES, SELECTION,
-        DEDUPE, BALANCE, ITEMS, DECISIONS, VERDICTS, SUBSET, SUBJECTS, PAIRS, CACHE, PREFERENCES, SAMPLES, METRICS,
+        DEDUPE, BALANCE, SHOWN, ITEMS, DECISIONS, VERDICTS, SUBSET, SUBJECTS, PAIRS, CACHE, PREFERENCES, SAMPLES, METRICS,
         LEDGER,
     )
 }  # fmt: skip

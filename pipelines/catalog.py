@@ -12,6 +12,7 @@ BUILT_IN = {
     "curate": "from raw footage to the subset worth training on",
     "libragen": "from raw footage to a merged, preference-tuned adapter",
     "libragen_swept": "libragen, its merge weights found by measuring",
+    "libragen_judged": "libragen, its systems compared by people",
     "disentangled": "from raw footage to an adapter by switching between image pairs and videos",
     "demo": "libragen on a rendered world, judged by the renderer's truth",
 }

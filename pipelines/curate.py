@@ -13,6 +13,7 @@ from stages.curation.export import export
 from stages.curation.ingest import ingest
 from stages.curation.score_keyframes import score_keyframes
 from stages.curation.select import preselect, select
+from stages.review.clip_media import review_media
 from stages.review.gate import review_clips
 
 CURATION: tuple[Node, ...] = (
@@ -36,15 +37,22 @@ CURATION: tuple[Node, ...] = (
     ),
     node("balance", balance, clips="clips.clips", dedupe="dedupe.dedupe", embeddings="embed.embeddings"),
     node(
-        "review_clips",
-        review_clips,
+        "review_media",
+        review_media,
         clips="clips.clips",
         selection="select.selection",
         dedupe="dedupe.dedupe",
         balance="balance.balance",
         keyframes="analyze.keyframes",
-        captions="caption.captions",
         videos="analyze.videos",
+        follow={"reviewer": "review_clips"},  # for a script nothing is encoded
+    ),
+    node(
+        "review_clips",
+        review_clips,
+        shown="review_media.shown",
+        proxies="review_media.proxies",
+        captions="caption.captions",
     ),
     node(
         "export",

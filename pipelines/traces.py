@@ -29,6 +29,8 @@ from stages.contract import StageError
 # A row that has one of a video's identities in one of these columns is a row of that video; elsewhere it only mentions it.
 _OWNER = ("video_id", "clip_id", "subject_id", "sample_id", "pair_id")
 _NAMED_AFTER_CLIPS = {("export", "media")}  # folders in which every file is named after its clip
+# Folders in which every file is named in columns of another output, which has a row per clip.
+_NAMED_IN_ROWS = {("review_media", "proxies"): ("shown", ("media", "pictures"))}
 _IDENTITY = re.compile(rb"(?<![0-9a-f])[0-9a-f]{16,}(?![0-9a-f])")
 _MEDIA_NAME = re.compile(r"[0-9a-f]{32}\.(?:webm|jpg|png)")
 _LONGEST, _PIECE = 128, 1 << 22  # bytes
@@ -162,7 +164,10 @@ def trace(commits: Commits, video: Video) -> Traces:
     artifacts = _artifacts(commits, identities, held)
     content = _content(commits, video)
     found = Traces(video, artifacts, identities, content, _same_content(commits, video, content))
-    found.records = _records(commits.store, [*content, video.video_id])
+    named = {
+        Path(uri).name for artifact in artifacts for uri in artifact.files
+    }  # a proxy's record bears its file's name
+    found.records = _records(commits.store, [*content, video.video_id, *named])
     touched = {(t.node, t.fingerprint) for t in artifacts}
     for pipeline, run in commits.latest.items():
         nodes = [n.name for n in run.nodes if (n.name, n.fingerprint) in touched]
@@ -208,7 +213,8 @@ def shown_to_people(database_url: str, identities: set[str]) -> list[Shown]:
                         schema.item.c.campaign_id == campaign.id
                     )
                 )
-                mine = [payload for external_id, payload in rows if external_id in identities]
+                # a generated video's id is made of its prompt, seed and systems
+                mine = [payload for external_id, payload in rows if not identities.isdisjoint(external_id.split("/"))]
                 names = sorted({name for payload in mine for name in _MEDIA_NAME.findall(payload)})
                 files = tuple(str(path) for path in map(media.find, names) if path is not None)
                 if mine:
@@ -279,18 +285,31 @@ def _artifacts(commits: Commits, identities: set[str], held: dict[tuple[str, str
                 found.append(Trace(*place, "rows", rows, uri, current))
                 continue
             if committed.kind == "files":
-                files = tuple(_files(commits.store, committed.path, identities))
+                named = _named_in_rows(commits, manifest, output, identities)
+                files = tuple(_files(commits.store, committed.path, identities | named))
                 if files:
                     made_of.add(committed.digest)
                     found.append(Trace(*place, "files", len(files), uri, current, files))
                     continue
-                if (manifest.stage, output) in _NAMED_AFTER_CLIPS or not inputs & (rows_of | made_of):
+                every_file_is_named = {*_NAMED_AFTER_CLIPS, *_NAMED_IN_ROWS}
+                if (manifest.stage, output) in every_file_is_named or not inputs & (rows_of | made_of):
                     continue
             elif not inputs & made_of:
                 continue
             made_of.add(committed.digest)
             found.append(Trace(*place, "made from it", 1, uri, current))
     return found
+
+
+def _named_in_rows(commits: Commits, manifest: Manifest, output: str, identities: set[str]) -> set[str]:
+    """Names, without their suffix, of the files that the rows of these clips name; none where files are named otherwise."""
+    table, columns = _NAMED_IN_ROWS.get((manifest.stage, output), (None, ()))
+    dataset = commits.open(manifest.outputs[table]) if table else None
+    if dataset is None:
+        return set()
+    rows = dataset.to_table(columns=list(columns), filter=pc.field("clip_id").isin(sorted(identities)))
+    texts = [pc.list_flatten(column) if pa.types.is_list(column.type) else column for column in rows.columns]
+    return {Path(name).stem for column in texts for name in column.drop_null().to_pylist()}
 
 
 def _files(store: Store, folder: str, identities: set[str]) -> Iterator[str]:

@@ -151,7 +151,7 @@ class _Span:
             self._fail(error)
 
     def _open(self, frame: Frame) -> ClipWriter:
-        width, height = fitted(frame.size, self.encoding.max_side or max(frame.size))
+        width, height = fitted(frame.size, self.encoding.long_side(frame.size))
         size = (max(2, width // 2 * 2), max(2, height // 2 * 2))
         sound = None
         if self.encoding.sound and frame.raw.pts is not None and frame.raw.time_base is not None:

@@ -61,8 +61,8 @@ class Encoding:
     """How a clip is encoded. Raises ``EncodeError`` for a codec that is not offered.
 
     ``crf`` is the codec's constant quality (0 is best; None: 17 for H.264, 24 for VP9), ``preset`` x264's preset by name or VP9's
-    ``cpu-used`` 0 to 8 (None: veryfast, 4), ``max_side`` the most pixels of the long side (None: the source's own), ``sound``
-    whether the source's sound is kept.
+    ``cpu-used`` 0 to 8 (None: veryfast, 4), ``max_side`` and ``short_side`` the most pixels of the long and of the short side
+    (None: the source's own), ``sound`` whether the source's sound is kept.
     """
 
     codec: str = "libx264"
@@ -70,6 +70,7 @@ class Encoding:
     preset: str | None = None
     max_side: int | None = None
     sound: bool = False
+    short_side: int | None = None
 
     def __post_init__(self) -> None:
         if self.codec not in _CODECS:
@@ -78,6 +79,12 @@ class Encoding:
     @property
     def suffix(self) -> str:
         return f".{_CODECS[self.codec].container}"
+
+    def long_side(self, size: tuple[int, int]) -> int:
+        """The most pixels of the long side for a source of this (width, height)."""
+        long, short = max(size), min(size)
+        most = min(long, self.max_side or long)
+        return most if self.short_side is None else min(most, self.short_side * long // short)
 
     def options(self) -> dict[str, str]:
         codec = _CODECS[self.codec]

@@ -11,7 +11,10 @@ from pipelines.config import Config, load
 from pipelines.dag.graph import Pipeline
 
 PipelineName = Annotated[
-    str, typer.Argument(help="curate, libragen, libragen_swept, demo, or package.module:NAME", metavar="PIPELINE")
+    str,
+    typer.Argument(
+        help="curate, libragen, libragen_swept, libragen_judged, demo, or package.module:NAME", metavar="PIPELINE"
+    ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file", metavar="FILE")]
 Assignments = Annotated[

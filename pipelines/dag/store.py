@@ -29,6 +29,7 @@ from typing import IO, Any
 import pyarrow.fs as pafs
 
 from stages.contract import StageError
+from stages.location import child_uri
 
 FORMAT = 1
 MARKER = "fulcrum-store.json"
@@ -111,7 +112,7 @@ class Store:
 
     def uri_of(self, path: str) -> str:
         """Absolute URI of a path; for a local store a plain path, which every tool opens."""
-        return self.full(path) if self.is_local else f"{self.uri}/{path}"
+        return self.full(path) if self.is_local else child_uri(self.uri, path)
 
     def read(self, path: str) -> bytes:
         with self.fs.open_input_stream(self.full(path)) as stream:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +15,7 @@ from pydantic import Field, model_validator
 from data_schemas.schema import Field as Column
 from data_schemas.tables import BALANCE, CAPTIONS, CLIPS, DEDUPE, SELECTION, SUBSET, VERDICTS, VIDEOS
 from stages.contract import Context, Files, Group, Params, Table, stage
-from stages.curation.cut_worker import MEDIA, CutActor, Failures, Span, VideoCuts
+from stages.curation.cutting import cut_missing
 from stages.curation.dataset_card import CARD, Made, dataset_card
 from stages.curation.ledgers import ledger_table
 from stages.curation.manifest import file_digest, write_manifest
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from models.video.encode import Encoding
 
 METADATA = "metadata.parquet"
+MEDIA = "media"  # the folder, and the column group of the encoded clips
 _ROWS = 65_536
 
 _X264_PRESETS = (
@@ -115,7 +115,7 @@ def export(ctx: Context, params: ExportParams) -> None:
     encoding = params.encoding()
     how = params.model_dump(mode="json", include={"codec", "crf", "preset", "max_side", "audio"})
     group = Group(MEDIA, ctx.recipe(MEDIA, "2", how))
-    failed = _encode(ctx, encoding, group, clips)
+    failed = cut_missing(ctx, encoding, group, clips)
 
     subset = _place(ctx, encoding, group, clips)
     for start in range(0, max(subset.num_rows, 1), _ROWS):
@@ -143,42 +143,6 @@ def _keys(clips: pa.Table) -> Iterator[str]:
     for batch in clips.select(["clip_id", "sha256", "start_frame", "end_frame"]).to_batches(max_chunksize=_ROWS):
         for clip, sha, start, end in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             yield hashlib.sha256(f"{sha or f'clip:{clip}'}-{start}-{end}".encode()).hexdigest()
-
-
-def _encode(ctx: Context, encoding: Encoding, group: Group, clips: pa.Table) -> Failures:
-    """Cut what is not committed yet, one video at a time; returns the failures by record key."""
-    done = pa.array(sorted(ctx.records.done(group)), pa.string())
-    missing = clips.filter(pc.invert(pc.is_in(clips.column("key"), value_set=done)))
-    videos = list(_by_video(missing))
-    failed: Failures = {}
-    if not videos:
-        return failed
-    init = {"encoding": encoding, "shards": ctx.records.shards([group]), "scratch": str(ctx.scratch / "cut")}
-    total = sum(len(video.spans) for video in videos)
-    with ctx.progress(total, "clips") as bar:
-        for outcome in ctx.map(CutActor, videos, init=init):
-            failed |= outcome.failed
-            bar.advance(outcome.clips, failed=len(outcome.failed), footage_s=outcome.footage_s)
-    return failed
-
-
-def _by_video(missing: pa.Table) -> Iterator[VideoCuts]:
-    """The clips to cut, gathered by video; two videos of the same content are cut once."""
-    columns = ["video_id", "video_uri", "sha256", "source_bytes", "source_mtime_ns"]
-    spans = ["key", "start_frame", "end_frame", "start_s", "end_s"]
-    rows = itertools.chain.from_iterable(
-        batch.to_pylist() for batch in missing.select(columns + spans).to_batches(max_chunksize=_ROWS)
-    )
-    taken: set[str] = set()
-    for _, of_video in itertools.groupby(rows, key=lambda row: row["video_id"]):
-        mine = [row for row in of_video if row["key"] not in taken]
-        taken.update(row["key"] for row in mine)
-        if mine:
-            first = mine[0]
-            yield VideoCuts(
-                first["video_uri"], first["sha256"], first["source_bytes"], first["source_mtime_ns"],
-                tuple(Span(*(row[name] for name in spans)) for row in mine),
-            )  # fmt: skip
 
 
 # -- placing -----------------------------------------------------------------------------------------------------------

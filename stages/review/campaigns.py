@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -54,12 +54,10 @@ def create_campaign(
     spec: CampaignSpec,
     items: Sequence[NewItem],
     *,
-    failures: Sequence[Mapping[str, str]] = (),
     now: float | None = None,
 ) -> Campaign:
     """Store the campaign and its items, and open it; repeating the call, also after a crash half way, changes nothing.
 
-    ``failures`` says what could not become an item (record_id, error_type, error_message), for the ledger at the end.
     Raises ``ReviewError`` when the id is taken by a campaign with another spec, or an external_id comes twice.
     """
     now = time.time() if now is None else now
@@ -87,7 +85,6 @@ def create_campaign(
                     skip_policy=spec.skip_policy,
                     aggregation=spec.aggregation,
                     spec=text,
-                    failures="[]",
                     state="preparing",
                     created_at=now,
                 )
@@ -101,8 +98,7 @@ def create_campaign(
                 _carry(connection, spec, rows[start : start + INSERT_BATCH], now)
     with db.write() as connection:
         where = (campaign.c.id == spec.campaign_id) & (campaign.c.state == "preparing")
-        values = {"state": "open", "failures": json.dumps(list(failures), ensure_ascii=False)}
-        if connection.execute(campaign.update().where(where).values(values)).rowcount:
+        if connection.execute(campaign.update().where(where).values(state="open")).rowcount:
             record_event(connection, now, "system", "opened", spec.campaign_id, detail={"items": len(rows)})
     return get_campaign(db, spec.campaign_id)
 
@@ -292,11 +288,3 @@ def _close(db: Database, campaign_id: str, actor: str, *, only_if_done: bool, no
         )
         record_event(connection, now, actor, "closed", campaign_id, detail={"in_review": state.remaining})
         return state
-
-
-def campaign_failures(db: Database, campaign_id: str) -> list[dict[str, str]]:
-    """What could not become an item when the campaign was made: record_id, error_type, error_message."""
-    with db.read() as connection:
-        query = sa.select(campaign.c.failures).where(campaign.c.id == campaign_id)
-        found: list[dict[str, str]] = json.loads(connection.execute(query).scalar_one())
-        return found

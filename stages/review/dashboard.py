@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from threading import Lock
 from typing import Any
@@ -16,6 +17,7 @@ from stages.review.campaigns import Campaign, progress_of, read_campaign
 from stages.review.database import Database
 from stages.review.disagreements import vote
 from stages.review.findings import agreement_table, likert_table, preference_table, systems_table
+from stages.review.gold import meets
 from stages.review.labels import Labels, load_labels
 from stages.review.quality import Report, Share, reports
 from stages.review.schema import event, item, lease
@@ -78,8 +80,7 @@ class _Counts:
     done: int
     disputed: int
     holding: dict[str, int]
-    gold: int
-    gold_withdrawn: int
+    gold: Sequence[Any]  # items with a known answer: id, external_id, gold (JSON), gold_withdrawn
 
 
 def _counts(connection: Connection, of: Campaign, now: float) -> _Counts:
@@ -89,11 +90,11 @@ def _counts(connection: Connection, of: Campaign, now: float) -> _Counts:
         .where(item.c.campaign_id == of.id, lease.c.expires_at > now)
         .group_by(lease.c.person_id)
     )
-    gold = sa.select(item.c.gold_withdrawn).where(item.c.campaign_id == of.id, item.c.gold.is_not(None))
-    withdrawn = [bool(value) for value in connection.execute(gold).scalars()]
+    known = (item.c.campaign_id == of.id) & (item.c.state == "open") & item.c.gold.is_not(None)
+    gold = sa.select(item.c.id, item.c.external_id, item.c.gold, item.c.gold_withdrawn).where(known)
     at = progress_of(connection, of)
     holding = {row[0]: row[1] for row in connection.execute(held)}
-    return _Counts(at.done, at.disputed, holding, len(withdrawn) - sum(withdrawn), sum(withdrawn))
+    return _Counts(at.done, at.disputed, holding, connection.execute(gold).all())
 
 
 def document(labels: Labels, counts: _Counts, now: float) -> dict[str, Any]:
@@ -118,9 +119,31 @@ def document(labels: Labels, counts: _Counts, now: float) -> dict[str, Any]:
         "preference": preference_table(labels),
         "systems": systems_table(labels),
         "likert": likert_table(labels),
-        "gold": {"items": counts.gold, "withdrawn": counts.gold_withdrawn},
+        "gold": _gold(labels, counts.gold),
         "at": now,
     }
+
+
+def _gold(labels: Labels, items: Sequence[Any]) -> dict[str, Any]:
+    """Every gold item with its known answer and how many met it, those in use first, then the one that most people miss:
+    where all are wrong, the known answer may be."""
+    rows = []
+    for one in items:
+        known = json.loads(one.gold)
+        met = [meets(known, said.verdict, said.values) for said in labels.by_item[one.id]]
+        rows.append(
+            {
+                "id": one.id,
+                "external_id": one.external_id,
+                "known": known,
+                "right": sum(right is True for right in met),
+                "n": sum(right is not None for right in met),
+                "withdrawn": bool(one.gold_withdrawn),
+            }
+        )
+    rows.sort(key=lambda row: (row["withdrawn"], row["right"] - row["n"], row["external_id"]))
+    withdrawn = sum(row["withdrawn"] for row in rows)
+    return {"items": len(rows) - withdrawn, "withdrawn": withdrawn, "list": rows}
 
 
 def _speed(labels: Labels, now: float) -> dict[str, Any]:

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from data_schemas.tables import (
-    BALANCE,
-    CAPTIONS,
-    CLIPS,
-    DECISIONS,
-    DEDUPE,
-    ITEMS,
-    KEYFRAMES,
-    PREFERENCES,
-    SELECTION,
-    VERDICTS,
-    VIDEOS,
-)
+from data_schemas.tables import CAPTIONS, DECISIONS, ITEMS, PREFERENCES, SHOWN, VERDICTS
 from stages.contract import Context, Files, Params, StageError, Table, Waiting, stage
+from stages.review.sampling import KEPT
+from stages.review.spec import PEOPLE, Reviewer
 
 if TYPE_CHECKING:
+    from stages.review.answers import Form
     from stages.review.campaigns import CampaignSpec, NewItem
     from stages.review.database import Database
+    from stages.review.labels import Labels
     from stages.review.media import MediaStore
     from stages.review.scripted import Judge
 
@@ -57,8 +48,8 @@ Both bad: neither is usable. Broken: a video is noise, black, or stops."""
 class GateParams(Params):
     """Settings that all gates share. See ``CampaignSpec`` for the policies."""
 
-    reviewer: Literal["people", "script:rules", "script:histogram"] = Field(
-        "people", description="who answers: people on the review page, or a scripted reviewer, named in every decision"
+    reviewer: Reviewer = Field(
+        PEOPLE, description="who answers: people on the review page, or a scripted reviewer, named in every decision"
     )
     overlap: int = Field(1, ge=1, le=20, description="people who judge each item")
     aggregation: Literal["unanimous", "majority", "lead"] = Field(
@@ -81,7 +72,7 @@ class GateParams(Params):
 
     @model_validator(mode="after")
     def _one_script(self) -> GateParams:
-        if self.reviewer != "people" and self.overlap > 1:
+        if self.reviewer != PEOPLE and self.overlap > 1:
             raise ValueError("a scripted reviewer answers each item once: set overlap to 1, or reviewer to people")
         return self
 
@@ -89,19 +80,9 @@ class GateParams(Params):
 class ReviewClipsParams(GateParams):
     """Settings of the filter gate."""
 
-    rejected_share: float = Field(
-        0.1,
-        ge=0,
-        le=1,
-        description="just-rejected clips shown as well, as a share of the survivors, to learn what a threshold misses",
-    )
     reasons: tuple[str, ...] = Field(
         CLIP_REASONS, max_length=9, description="reason tags of a reject, one digit key each"
     )
-    proxy_max_side: int = Field(
-        960, ge=64, le=1280, description="long side of the proxies that the page plays, in pixels; never more than 720p"
-    )
-    proxy_sound: bool = Field(False, description="keep the sound of the clips; the page plays it on demand")
 
     @model_validator(mode="after")
     def _a_filter_script(self) -> ReviewClipsParams:
@@ -118,42 +99,30 @@ class ReviewPairsParams(GateParams):
 
 @stage(
     name="review_clips",
-    version="1",
+    version="2",
     params=ReviewClipsParams,
-    inputs={
-        "clips": Table(CLIPS),
-        "selection": Table(SELECTION),
-        "dedupe": Table(DEDUPE),
-        "balance": Table(BALANCE),
-        "keyframes": Table(KEYFRAMES),
-        "captions": Table(CAPTIONS),
-        "videos": Table(VIDEOS),
-    },
-    optional=("balance",),
+    inputs={"shown": Table(SHOWN), "proxies": Files("review_media"), "captions": Table(CAPTIONS)},
     outputs=OUTPUTS,
     gate=True,
 )
 def review_clips(ctx: Context, params: ReviewClipsParams) -> Waiting | None:
     """People accept or reject every surviving clip, and a share of the rejected ones, so that thresholds can be judged."""
-    from stages.review.clip_items import clip_items
-    from stages.review.sampling import choose
+    from stages.review.clip_items import clip_items, place_media
     from stages.review.scripted import rules_filter_judge
 
-    survivors = ctx.dataset("balance" if ctx.has("balance") else "dedupe")
-    chosen = choose(ctx.dataset("selection"), survivors, params.rejected_share, ctx.seed)
-    strata = dict(zip(chosen.column("clip_id").to_pylist(), chosen.column("stratum").to_pylist(), strict=True))
-    gate = _Gate(ctx, params, "filter", f"Clips ({ctx.name})", params.guidelines or CLIP_GUIDELINES, params.reasons)
-    waiting = gate.run(
-        len(strata),
-        lambda media: clip_items(
-            ctx, chosen, media, params.proxy_max_side, sound=params.proxy_sound, make=gate.by_people
-        ),
-        lambda: rules_filter_judge(strata),
-    )
-    if waiting is None and strata:
+    shown = [row for row in ctx.table("shown").to_pylist() if row["media"] is not None]
+    strata = {row["clip_id"]: row["stratum"] for row in shown}
+    gate = Gate(ctx, params, "filter", f"Clips ({ctx.name})", params.guidelines or CLIP_GUIDELINES, params.reasons)
+
+    def build(media: MediaStore) -> list[NewItem]:
+        if gate.by_people:
+            place_media(ctx, shown, media)
+        return clip_items(ctx, shown)
+
+    waiting = gate.run(len(shown), build, lambda: rules_filter_judge(strata))
+    if waiting is None:
         # Drawn rejected clips have ended in the selection's ledger already; only survivors end here.
-        kept = [clip_id for clip_id, stratum in strata.items() if stratum == "kept"]
-        gate.account(kept, _video_of(ctx, kept), "accept")
+        gate.account({row["clip_id"]: row["video_id"] for row in shown if row["stratum"] == KEPT}, "accept")
     return waiting
 
 
@@ -180,7 +149,7 @@ def review_pairs(ctx: Context, params: ReviewPairsParams) -> Waiting | None:
     consis = params.kind == "consis"
     guidelines = params.guidelines or (CONSIS_GUIDELINES if consis else REAL_FAKE_GUIDELINES)
     title = f"{'Same subject' if consis else 'Better video'} ({ctx.name})"
-    gate = _Gate(ctx, params, params.kind, title, guidelines, ())
+    gate = Gate(ctx, params, params.kind, title, guidelines, ())
 
     def judge() -> Judge:
         if params.reviewer == "script:rules":
@@ -194,7 +163,7 @@ def review_pairs(ctx: Context, params: ReviewPairsParams) -> Waiting | None:
     )
 
 
-class _Gate:
+class Gate:
     """One gate's campaign: made on the first run, asked after on every other, frozen when it is done.
 
     The campaign belongs to the stage's fingerprint: other inputs or settings are another campaign, which carries over
@@ -206,15 +175,14 @@ class _Gate:
         self,
         ctx: Context,
         params: GateParams,
-        form: Literal["filter", "consis", "real_fake"],
+        form: Form,
         title: str,
         guidelines: str,
         reasons: Sequence[str],
     ) -> None:
         self.ctx, self.params = ctx, params
-        self.by_people = params.reviewer == "people"
+        self.by_people = params.reviewer == PEOPLE
         self.form, self.title, self.guidelines, self.reasons = form, title, guidelines, tuple(reasons)
-        self.failures: list[Any] = []
         self.verdicts: pa.Table = VERDICTS.empty()
 
     @property
@@ -240,7 +208,7 @@ class _Gate:
         )
 
     def run(
-        self, expected: int, build: Callable[[MediaStore], tuple[list[NewItem], list[Any]]], judge: Callable[[], Judge]
+        self, expected: int, build: Callable[[MediaStore], list[NewItem]], judge: Callable[[], Judge]
     ) -> Waiting | None:
         """Make the campaign if need be and see whether it is done. Nothing to judge is done at once."""
         if not expected:
@@ -266,15 +234,12 @@ class _Gate:
         finally:
             db.close()
 
-    def _make(
-        self, db: Database, spec: CampaignSpec, build: Callable[[MediaStore], tuple[list[NewItem], list[Any]]]
-    ) -> None:
+    def _make(self, db: Database, spec: CampaignSpec, build: Callable[[MediaStore], list[NewItem]]) -> None:
         from stages.review.campaigns import create_campaign
         from stages.review.media import MediaStore, media_root_for
 
-        # Also while the campaign is open: media that were deleted are made again, those that are there cost a look.
-        items, failures = build(MediaStore(media_root_for(self.ctx.world.review_database)))
-        create_campaign(db, spec, items, failures=[failure.as_row() for failure in failures])
+        # Also while the campaign is open: media that were deleted are placed again, those that are there cost a look.
+        create_campaign(db, spec, build(MediaStore(media_root_for(self.ctx.world.review_database))))
 
     def _answer(self, db: Database, spec: CampaignSpec, judge: Judge) -> None:
         from stages.review.campaigns import progress
@@ -292,37 +257,37 @@ class _Gate:
         return Waiting(page, remaining, message)
 
     def _export(self, db: Database, spec: CampaignSpec) -> None:
-        from stages.review.campaigns import campaign_failures
         from stages.review.verdicts import export
 
         frozen = export(db, spec.campaign_id)
-        self.failures = campaign_failures(db, spec.campaign_id)
         self.verdicts = frozen.verdicts
         self.ctx.write("items", frozen.items)
         self.ctx.write("decisions", frozen.decisions)
         self.ctx.write("verdicts", frozen.verdicts)
 
-    def account(self, records: Sequence[str], video_of: Mapping[str, str], accepts: str) -> None:
-        """Write where each record ended: accepted, rejected with the reviewers' reasons, in_review, or failed to show."""
-        failed = {row["record_id"]: row for row in self.failures}
+    def labels(self) -> Labels:
+        """All answers of the campaign; once it is closed they never change."""
+        from stages.review.campaigns import read_campaign
+        from stages.review.database import open_database
+        from stages.review.labels import load_labels
+
+        db = open_database(self.ctx.world.review_database)
+        try:
+            with db.read() as connection:
+                return load_labels(connection, read_campaign(connection, self.spec.campaign_id))
+        finally:
+            db.close()
+
+    def account(self, video_of: Mapping[str, str], accepts: str) -> None:
+        """Write where each record (with its video) ended: accepted, rejected with the reviewers' reasons, or in_review."""
         said = {row["external_id"]: row for row in self.verdicts.to_pylist()}
         rows: list[dict[str, object]] = []
-        for record in records:
-            row: dict[str, object] = {"record_id": record, "video_id": video_of.get(record)}
-            if record in failed:
-                row |= {"status": "failed"} | {key: failed[record][key] for key in ("error_type", "error_message")}
-            elif said[record]["verdict"] == "in_review":
-                row["status"] = "in_review"
-            elif said[record]["verdict"] == accepts:
-                row["status"] = "accepted"
+        for record, video in video_of.items():
+            verdict = said[record]["verdict"]
+            row: dict[str, object] = {"record_id": record, "video_id": video, "status": "rejected"}
+            if verdict in ("in_review", accepts):
+                row["status"] = "in_review" if verdict == "in_review" else "accepted"
             else:
-                row |= {"status": "rejected", "reason": ", ".join(said[record]["reasons"]) or said[record]["verdict"]}
+                row["reason"] = ", ".join(said[record]["reasons"]) or verdict
             rows.append(row)
         self.ctx.ledger(rows)
-
-
-def _video_of(ctx: Context, clip_ids: Sequence[str]) -> dict[str, str]:
-    table = ctx.dataset("clips").to_table(
-        columns=["clip_id", "video_id"], filter=pc.field("clip_id").isin(pa.array(clip_ids, pa.string()))
-    )
-    return dict(zip(table.column("clip_id").to_pylist(), table.column("video_id").to_pylist(), strict=True))

@@ -6,10 +6,9 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-
-from sqlalchemy.engine import make_url
 
 from stages.review.errors import ReviewError
 
@@ -26,6 +25,8 @@ def media_root_for(database: str | Path) -> Path:
     text = str(database)
     if "://" not in text:
         return Path(text).expanduser().absolute().parent / "review_media"
+    from sqlalchemy.engine import make_url
+
     url = make_url(text)
     if url.get_backend_name() == "sqlite" and url.database:
         return Path(url.database).absolute().parent / "review_media"
@@ -56,31 +57,43 @@ class MediaStore:
         # A link planted under the root must not lead out of it.
         return path if resolved.is_file() and self.root in resolved.parents else None
 
-    def add(self, key: str, suffix: str, write: Callable[[Path], object]) -> str:
-        """The name of what ``key`` describes, written by ``write(path)`` unless it is there already.
-
-        ``key`` must determine the content: the digest of the source, the span and the encoder's settings.
-        """
-        name = self.name(key, suffix)
+    def add(self, name: str, write: Callable[[Path], object]) -> None:
+        """Have ``write(path)`` make the file of this name, unless it is there already."""
         target = self._place(name)
         if target.exists():
-            return name
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         # The real suffix stays last: writers choose the container by it.
-        partial = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{suffix}")
+        partial = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{target.suffix}")
         try:
             write(partial)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
-        return name
 
     def add_bytes(self, data: bytes, suffix: str) -> str:
-        return self.add(self.content_key(data), suffix, lambda path: path.write_bytes(data))
+        """Keep a file named by its content; returns the name."""
+        name = self.name(self.content_key(data), suffix)
+        self.add(name, lambda path: path.write_bytes(data))
+        return name
+
+    def add_link(self, name: str, file: Path) -> None:
+        """Keep what lies in ``file`` under this name: as a second name of the same bytes where the disk allows it, else as a copy."""
+
+        def link(path: Path) -> None:
+            try:
+                os.link(file, path)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(file, path)
+
+        self.add(name, link)
 
     @staticmethod
     def name(key: str, suffix: str) -> str:
-        """The name under which what ``key`` describes lies, or will lie."""
+        """The name under which what ``key`` describes lies, or will lie.
+
+        ``key`` must determine what is shown: the digest of the source, the span and the encoder's settings.
+        """
         return hashlib.sha256(key.encode()).hexdigest()[:32] + suffix
 
     @staticmethod

@@ -9,7 +9,7 @@ import pyarrow as pa
 from stages.contract import StageError
 from stages.review.campaigns import NewItem
 from stages.review.media import MediaStore
-from stages.review.proxies import ProxyFailure, place_file
+from stages.review.proxies import place_file
 from stages.training.media import local_media
 
 
@@ -22,9 +22,7 @@ def pair_files(pairs: pa.Table, shards: Path, *, with_reference: bool) -> dict[s
     }
 
 
-def pair_items(
-    pairs: pa.Table, shards: Path, media: MediaStore, *, with_reference: bool, make: bool
-) -> tuple[list[NewItem], list[ProxyFailure]]:
+def pair_items(pairs: pa.Table, shards: Path, media: MediaStore, *, with_reference: bool, make: bool) -> list[NewItem]:
     """The items of all pairs. The media are named by their content, so that the name of a file betrays no side.
 
     Raises ``StageError`` when a video is missing or of a kind that the page cannot play: the stage before wrote it.
@@ -37,4 +35,4 @@ def pair_items(
         except (OSError, ValueError) as error:
             raise StageError(f"Pair {pair_id} cannot be shown: {error}. Make the preferences again.") from error
         items.append(NewItem(pair_id, {"reference": None, "prompt": prompts[pair_id]} | names))
-    return items, []
+    return items

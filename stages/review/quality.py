@@ -15,7 +15,7 @@ from models.statistics.preference import wilson
 from stages.review.labels import Label, Labels
 from stages.review.people import Person
 
-ENOUGH = 20  # answers below which nobody's habits are judged
+ENOUGH = 20  # answers below which nobody's sides, skips and runs are judged: chance alone makes some of a few look odd
 ENOUGH_GOLD = 5
 GOLD_WANTED = 0.8
 # Nobody judges a clip of which less than half was on show; clips longer than 4 s may be clear sooner.
@@ -103,7 +103,8 @@ def _flags(
         found.append(
             Flag("side", f"prefers the left in {left.share:.0%} of {left.n} choices; sides are shown at random")
         )
-    if fast and fast.n >= ENOUGH and fast.share > MANY_FAST:
+    # Careful people are hardly ever so fast: a few answers tell, so the interval alone decides.
+    if fast and fast.low > MANY_FAST:
         found.append(Flag("fast", f"{fast.share:.0%} of {fast.n} answers came before half of the clip had played"))
     skips = share_of([one.verdict == "skip" for one in mine])
     usual = sum(one.verdict == "skip" for one in others) / len(others) if others else 0.0

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -40,7 +40,6 @@ campaign = Table(
     Column("skip_policy", String(16), nullable=False),
     Column("aggregation", String(16), nullable=False),
     Column("spec", Text, nullable=False),  # the whole CampaignSpec, a JSON object
-    Column("failures", Text, nullable=False),  # what could not be shown, and why: a JSON list of ledger fields
     Column("state", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("closed_at", Float),

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stages.review.answers import OVERALL, Form, Kind, Question, kind_of
 
+Reviewer = Literal["people", "script:rules", "script:histogram"]
+PEOPLE: Reviewer = "people"
 Aggregation = Literal["unanimous", "majority", "lead"]
 SkipPolicy = Literal["count", "others", "me"]
 Order = Literal["finish_first", "uncertainty", "disagreement"]

@@ -29,6 +29,7 @@ from pipelines.launch import launch
 from pipelines.traces import Commits, Video, find_video, trace
 from stages.contract import Context, Files, Params, StageError, Table, stage
 from stages.curation.default_rules import DEFAULT_RULES
+from stages.review.proxies import poster_name
 from tests.dag.toy import Quiet, world
 from tests.footage.media import pan, still, write
 
@@ -45,10 +46,11 @@ class Place:
         write(self.source / "b.mp4", pan(1, 1, 40, seed=4))
         write(self.source / "deep" / "b.mp4", pan(3, 0, 40, seed=5))
 
-    def run(self) -> dict[str, str]:
-        settings = ["engine.kind=inline", "tracking.enabled=false", "review_clips.reviewer=script:rules", *NO_RULES]
+    def run(self, reviewer: str = "script:rules") -> dict[str, str]:
+        settings = ["engine.kind=inline", "tracking.enabled=false", f"review_clips.reviewer={reviewer}", *NO_RULES]
         config = load(PIPELINE, None, settings, {"store": self.uri, "source": str(self.source), "limit": None})
-        assert launch(PIPELINE, config, again="again", as_json=True, retry_failed=False) == 0
+        code = launch(PIPELINE, config, again="again", as_json=True, retry_failed=False)
+        assert code == (75 if reviewer == "people" else 0)
         return {n.name: n.state for n in load_run(self.store).nodes}
 
     @property
@@ -179,6 +181,22 @@ def test_a_video_is_taken_down_and_allowed_again(first: Place, capsys: pytest.Ca
     assert clips <= {row["clip_id"] for row in first.table("clips")}
     assert first.decoded == decoded
     assert [e.action for e in log(first.store)] == ["remove", "undo"]
+
+
+def test_the_proxies_that_people_see_are_found_by_the_rows_that_name_them(
+    first: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first.run(reviewer="people")
+    mine = [row for row in first.table("shown") if row["video_id"] == first.id("deep/b.mp4").video_id]
+    names = {name for row in mine for name in (row["media"], poster_name(row["media"]), *row["pictures"])}
+    listed = run_remove(capsys, first, "deep/b.mp4", dry_run=True)
+    [folder] = [a for a in listed["artifacts"] if a["current"] and a["output"] == "proxies"]
+    assert folder["how"] == "files"
+    assert {Path(uri).name for uri in folder["files"]} == names
+    assert all(Path(uri).is_file() for uri in folder["files"])
+    assert listed["records"]["review_media"] == ["proxies"]
+    on_the_page = {Path(file).name for campaign in listed["review"] for file in campaign["files"]}
+    assert on_the_page == {name for row in mine for name in (row["media"], *row["pictures"])}
 
 
 def test_who_is_meant_is_never_guessed(first: Place) -> None:

@@ -14,10 +14,13 @@ from stages.review.campaigns import Campaign, CampaignSpec, NewItem, create_camp
 from stages.review.database import Database, open_database
 from stages.review.media import MediaStore
 from stages.review.people import Role, invite
+from tests.curation.storage import s3_options
 from tests.review.browsing import WIDE, browsing, serving
 
 if TYPE_CHECKING:
     from tests.review.pages import ReviewPage
+
+__all__ = ["s3_options"]  # a fixture of its own file
 
 
 @pytest.fixture

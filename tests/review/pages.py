@@ -184,6 +184,9 @@ class LeadPage:
         self.page.get_by_role("button", name="Close the campaign").click()
         self.page.locator("#close-now").click()
 
+    def gold(self, action: str, item: str) -> None:
+        self.page.get_by_role("button", name=f"{action} {item}").click()
+
 
 class LeadAsserter:
     """What a lead should see, at the latest when the page has asked again."""
@@ -197,6 +200,11 @@ class LeadAsserter:
 
     def show(self, section: str, text: str) -> None:
         expect(self.lead.page.locator(f"#{section}")).to_contain_text(text, timeout=2 * STEP_MS)
+
+    def gold(self, item: str, known: str, met: str) -> None:
+        row = self.lead.page.locator("#gold tr").filter(has_text=item)
+        expect(row).to_contain_text(known, timeout=2 * STEP_MS)
+        expect(row).to_contain_text(met)
 
     def plot(self, section: str, label: str) -> None:
         expect(self.lead.page.locator(f"#{section}").get_by_role("img", name=label, exact=True)).to_be_visible(

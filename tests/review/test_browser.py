@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from models.video.cut import Cut, cut_clips
 from stages.review.campaigns import NewItem, close_campaign, create_campaign, progress
 from stages.review.database import Database
 from stages.review.media import MediaStore
-from stages.review.proxies import ProxyJob, ProxyMaker
+from stages.review.proxies import place_file, proxy_encoding
 from stages.review.schema import event, lease, response
 from stages.review.verdicts import export
 from tests.review.conftest import spec
@@ -342,12 +343,13 @@ def shape(request: Any) -> tuple[str, ...]:
 
 
 def test_a_proxy_of_real_footage_plays_in_the_browser(
-    db: Database, media: MediaStore, footage: Path, visit: Any
+    db: Database, media: MediaStore, footage: Path, tmp_path: Path, visit: Any
 ) -> None:
     # Frames 10 to 40 of an H.264 file, which Chromium's free build could not play itself.
-    job = ProxyJob("dog", str(footage / "sam2" / "01_dog.mp4"), "a source", 10, 40, 320)
-    assert ProxyMaker(str(media.root))([job]) == [("dog", None)]
-    create_campaign(db, spec(), [NewItem("dog", {"media": job.name, "caption": "a dog", "fps": 24.0})])
+    out = tmp_path / "dog.webm"
+    [_] = cut_clips(footage / "sam2" / "01_dog.mp4", [Cut(10, 40, out)], proxy_encoding(320, sound=False))
+    name = place_file(media, out, True)
+    create_campaign(db, spec(), [NewItem("dog", {"media": name, "caption": "a dog", "fps": 24.0})])
     ada = visit("Ada")
     ada.open("clips")
     ada.wait_playing()

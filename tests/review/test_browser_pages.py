@@ -11,7 +11,9 @@ import pytest
 from stages.review.campaigns import find_campaign
 from stages.review.dashboard import Dashboards
 from stages.review.database import Database
+from stages.review.gold_items import mark_gold
 from stages.review.learned import learn
+from stages.review.spec import item_id
 from tests.review.test_learned import RULES
 from tests.review.test_learned import campaign as answered
 
@@ -123,6 +125,29 @@ def test_the_dashboard_follows_the_work_by_itself_and_closes(db: Database, clips
     closed = find_campaign(db, "clips")
     assert closed is not None
     assert closed.state == "closed"
+
+
+def test_a_lead_withdraws_a_gold_item_whose_known_answer_is_wrong_and_may_restore_it(
+    db: Database, clips: Make, visit: Any
+) -> None:
+    clips(2)
+    for n in range(2):
+        mark_gold(db, item_id("clips", f"clip-{n:02d}"), {"choice": "reject"}, "Lea")
+    ada = visit("Ada")
+    ada.open("clips")
+    for _ in range(2):
+        ada.decide("a")  # an honest eye contradicts both
+    lead = LeadPage(visit("Lea", "lead"))
+    lead.open("clips")
+    lead.should.gold("clip-00", "reject", "0 of 1")
+    lead.should.show("people", "0% of 2")
+    lead.gold("Withdraw", "clip-00")
+    lead.should.show("gold", "1 in use, 1 withdrawn")
+    lead.should.show("people", "0% of 1")
+    lead.gold("Restore", "clip-00")
+    lead.should.show("gold", "2 in use, 0 withdrawn")
+    lead.should.show("people", "0% of 2")
+    assert faults(lead.page) == []
 
 
 def test_an_annotator_sees_no_dashboard(clips: Make, visit: Any) -> None:

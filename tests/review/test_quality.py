@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -63,12 +64,17 @@ def test_everybody_meets_the_gold_items_and_a_wrong_one_can_be_withdrawn(db: Dat
     assert person_of(document, "Ben")["gold"]["right"] == 0
     assert "gold" in kinds(document, "Ben")
     assert "gold" not in kinds(document, "Ada")
-    assert document["gold"] == {"items": 6, "withdrawn": 0}
+    assert (document["gold"]["items"], document["gold"]["withdrawn"]) == (6, 0)
+    assert {(one["right"], one["n"]) for one in document["gold"]["list"]} == {(1, 2)}  # Ada met each, Ben none
     close_campaign(db, "clips", "Lea")
     wrong = next(one.id for one in labels_things(db) if one.external_id in gold)
     withdraw_gold(db, wrong, "Lea")
     again = make_document(db, "clips")
-    assert again["gold"] == {"items": 5, "withdrawn": 1}
+    assert (again["gold"]["items"], again["gold"]["withdrawn"]) == (5, 1)
+    assert again["gold"]["list"][-1] == {
+        "id": wrong, "external_id": again["gold"]["list"][-1]["external_id"], "known": {"choice": "reject"},
+        "right": 1, "n": 2, "withdrawn": True,
+    }  # fmt: skip
     assert person_of(again, "Ben")["gold"]["n"] == 5
 
 
@@ -134,6 +140,23 @@ def test_careful_people_raise_no_flag_and_careless_ones_do(db: Database) -> None
     assert kinds(clips, "Cid") == {"fast"}
     assert kinds(clips, "Dan") == {"skips"}
     assert kinds(clips, "Eve") == {"straight"}
+
+
+@pytest.mark.parametrize(
+    ("fast", "answers", "told"),
+    # Wilson's lower end is above 0.5: of 3 of 3 it is 3 / (3 + 1.96**2) = 0.44, of 4 of 4 0.51; of 11 of 16 0.44, of 12 0.505
+    [(3, 3, False), (4, 4, True), (11, 16, False), (12, 16, True), (15, 16, True), (59, 100, False), (60, 100, True)],
+)
+def test_who_is_plainly_too_fast_is_told_as_soon_as_chance_is_out_of_the_question(
+    db: Database, fast: int, answers: int, told: bool
+) -> None:
+    create_campaign(
+        db, spec(), [NewItem(o.external_id, dict(o.payload) | {"duration_s": 3.0}) for o in filter_items(answers)]
+    )
+    watched = iter([900] * fast + [3000] * (answers - fast))  # a third of the clip, or all of it
+    verdicts = itertools.cycle(("accept", "reject", "accept", "accept", "reject"))  # neither a run nor a skip
+    answer_all(db, "Ada", lambda one: {"choice": next(verdicts), "watched_ms": next(watched)})
+    assert kinds(make_document(db, "clips"), "Ada") == ({"fast"} if told else set())
 
 
 def test_the_document_of_ratings_and_of_comparisons(db: Database) -> None:

@@ -4,6 +4,7 @@ import { curves, el, interval, percent, scale, signed, stacked } from "./plots.j
 import { Refused, call } from "./server.js";
 
 const POLL_MS = 4000;
+const SHOWN = 30; // rows of a list that may be long
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const base = `/api/campaigns/${data.campaign}`;
@@ -172,20 +173,26 @@ function rule(found) {
 }
 
 function gold(found) {
-  const told = el("p", { class: "note" }, `${found.items} in use, ${found.withdrawn} withdrawn. Accuracy is counted on those in use.`);
-  if (!found.list?.length) return told;
-  return [told, table(["Item", "Right", ""], found.list.map((one) => [
-    one.external_id, `${one.right} of ${one.n}`,
-    one.withdrawn ? el("span", { class: "fine" }, "withdrawn")
-      : el("button", { type: "button", class: "action plain", "data-withdraw": one.id }, "Withdraw")]), "gold items")];
+  return [
+    el("p", { class: "note" }, `${found.items} in use, ${found.withdrawn} withdrawn. Accuracy is counted on those in use. Where most people miss one, its known answer may be wrong.`),
+    table(["Item", "Known answer", "Met by", ""], found.list.slice(0, SHOWN).map((one) => [
+      one.external_id, known(one.known), one.n ? `${one.right} of ${one.n}` : "–",
+      el("button", { type: "button", class: "action plain", "data-item": one.id, "aria-label": `${one.withdrawn ? "Restore" : "Withdraw"} ${one.external_id}` },
+        one.withdrawn ? "Restore" : "Withdraw")]), "gold items"),
+    found.list.length > SHOWN ? el("p", { class: "note" }, `and ${found.list.length - SHOWN} more`) : null,
+  ];
 }
+
+const known = ({ choice, scores, rest_same: same }) => (scores
+  ? Object.entries(scores).map(([name, score]) => `${words(name)} ${score}`).join(", ")
+  : words(choice) + (same === undefined ? "" : same ? ", rest the same" : ", rest differs"));
 
 async function disputes() {
   const { items } = await call(data.csrf, "GET", `${base}/disagreements`);
-  fill("disputes", items.length ? table(["Item", "Answers"], items.slice(0, 30).map((one) => [
+  fill("disputes", items.length ? table(["Item", "Answers"], items.slice(0, SHOWN).map((one) => [
     one.external_id,
     el("span", {}, one.answers.map((said) => `${said.person}: ${words(said.conclusion)}${said.reasons.length ? ` (${said.reasons.join(", ")})` : ""}`).join(" · ")),
-  ]), "disagreements") : null, items.length > 30 ? el("p", { class: "note" }, `and ${items.length - 30} more`) : null);
+  ]), "disagreements") : null, items.length > SHOWN ? el("p", { class: "note" }, `and ${items.length - SHOWN} more`) : null);
 }
 
 // ---- acting
@@ -212,9 +219,17 @@ $("close-now").addEventListener("click", async () => {
 });
 
 $("gold").addEventListener("click", async (event) => {
-  const item = event.target.closest("[data-withdraw]")?.dataset.withdraw;
-  if (!item) return;
-  await call(data.csrf, "POST", `/api/items/${item}/gold/withdraw`);
+  const id = event.target.closest("[data-item]")?.dataset.item;
+  const one = now?.gold.list.find((item) => item.id === id);
+  if (!one) return;
+  try {
+    if (one.withdrawn) await call(data.csrf, "POST", `/api/items/${id}/gold`, one.known);
+    else await call(data.csrf, "POST", `/api/items/${id}/gold/withdraw`);
+  } catch (error) {
+    $("stale").hidden = false;
+    $("stale").textContent = error instanceof Refused ? error.message : "No connection: nothing was changed. Try again.";
+    return;
+  }
   etag = null;
   look();
 });
