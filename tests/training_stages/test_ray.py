@@ -23,7 +23,7 @@ from tests.context import LocalContext
 from tests.training_stages.conftest import Encoded, Road
 from tests.training_stages.footing import BACKBONE, LORA, SAMPLING
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
