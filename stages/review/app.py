@@ -173,7 +173,8 @@ def serve(
     if public_url and not app.state.secure:
         print(f"review: {base} is not https: tokens and cookies can be read on the way", flush=True)
     greet(app.state.db, base)
-    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+    # longer than people think, and than clients keep a connection: neither side closes what the other is about to use
+    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False, timeout_keep_alive=30)
 
 
 def greet(db: Database, base: str) -> None:
