@@ -91,12 +91,12 @@ def parse(prompt: str) -> Layout:
     return Layout(tuple(clean(a) for a in pieces[2::2]), tuple(video))
 
 
-def compose(caption: str | None, phrases: Sequence[str], appearances: Sequence[str]) -> str:
+def compose(caption: str | None, phrases: Sequence[str], appearances: Sequence[str], *, token: str = "") -> str:
     """The template form of the two-stage rephraser: bind each phrase where the caption says it.
 
     ``phrases[i]`` is what reference i + 1 is called in the caption and ``appearances[i]`` what it looks like. A phrase
     that the caption lacks is bound in front of it, so that no reference is left unbound; without a caption the video's
-    sentence is the bindings alone.
+    sentence is the bindings alone. ``token``, the reference token of arXiv 2504.17816 ("<cls>"), is put before each phrase.
     """
     if len(phrases) != len(appearances):
         raise ValueError(f"{len(phrases)} phrases for {len(appearances)} appearances")
@@ -121,6 +121,8 @@ def compose(caption: str | None, phrases: Sequence[str], appearances: Sequence[s
         video += [text[at:start].strip(), Binding(i, text[start:end])]
         at = end
     video.append(text[at:].strip())
+    if token:
+        video = [Binding(p.index, clean(f"{token} {p.phrase}")) if isinstance(p, Binding) else p for p in video]
     return build(Layout(tuple(clean(a) for a in appearances), tuple(p for p in video if p != "")))
 
 

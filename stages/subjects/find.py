@@ -23,6 +23,9 @@ FOUND = pa.schema(
         ("crop", pa.large_binary()),
         ("mask", pa.large_binary()),
         ("embedding", pa.list_(pa.float32())),
+        ("completeness", pa.float64()),
+        ("sharpness", pa.float64()),
+        ("background", pa.list_(pa.float32())),
     ]
 )
 
@@ -89,8 +92,10 @@ class Finder:
     def _row(self, frame: U8, region: Region, time_s: float, rank: int) -> dict[str, object]:
         import numpy as np
 
+        from models.subjects.descriptor import surroundings
         from models.subjects.frames import png
         from models.subjects.protocols import area
+        from models.subjects.quality import completeness, sharpness
 
         height, width = frame.shape[:2]
         x0, y0, x1, y1 = region.box
@@ -108,6 +113,9 @@ class Finder:
             "crop": png(crop),
             "mask": png(mask),
             "embedding": self.encoder.encode([crop], [mask])[0].tolist(),
+            "completeness": completeness(region.mask),
+            "sharpness": sharpness(crop, mask),
+            "background": surroundings(frame, region.mask).tolist(),
         }
 
 

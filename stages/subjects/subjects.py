@@ -16,6 +16,7 @@ from stages.work import Item, Work, content_key, run_items
 
 # Names of the embedded models, repeated here so that planning imports none of them; a test compares them.
 GROUNDER, SEGMENTER, ENCODER = "motion-saliency/1", "grabcut/1", "closed-form/1"
+COPIED = ("box", "area", "mask_area", "crop", "mask", "embedding", "completeness", "sharpness", "background")
 ROWS_A_FILE = 512  # rows carry PNG bytes: a file of this many stays in the tens of megabytes
 
 
@@ -44,7 +45,7 @@ class SubjectParams(Params):
 
 @stage(
     name="subjects",
-    version="1",
+    version="2",
     params=SubjectParams,
     inputs={"subset": Table(SUBSET), "media": Files("media"), "videos": Table(VIDEOS)},
     outputs={"subjects": Table(SUBJECTS)},
@@ -63,7 +64,7 @@ def subjects(ctx: Context, params: SubjectParams) -> None:
     )
     recipe = ctx.recipe(
         "find",
-        "2",
+        "3",
         {
             "grounder": GROUNDER,
             "segmenter": SEGMENTER,
@@ -150,6 +151,9 @@ def _settle(ctx: Context, work: Work, records: list[tuple[Item, dict[str, Any]]]
 
 def _rows(record_id: str, about: dict[str, Any], found: list[dict[str, Any]]) -> list[dict[str, object]]:
     """Rows of one record. Only the first subject of an instant carries the phrase: the caption names one."""
+    from models.subjects.frames import picture
+    from models.subjects.prompts import appearance
+
     rows = []
     for f in found:
         clip = about["origin"] == "clip"
@@ -158,7 +162,9 @@ def _rows(record_id: str, about: dict[str, Any], found: list[dict[str, Any]]) ->
         rows.append(
             {
                 **about,
-                **{k: f[k] for k in ("box", "area", "mask_area", "crop", "mask", "embedding")},
+                **{k: f[k] for k in COPIED},
+                "subject": f["rank"],
+                "appearance": appearance(phrase, picture(f["crop"], record_id), picture(f["mask"], record_id)[..., 0]),
                 "subject_id": short_hash("subject", about["origin"], record_id, phrase or "", instant, f["rank"]),
                 "phrase": phrase,
                 "time_s": f["time_s"] if clip else None,
