@@ -135,6 +135,7 @@ _DETERMINERS = _words(
     "its their my our your each every both"
 )
 _SINGULAR = _words("a an one this that another each every")
+_PLURAL = _words("these those some several many few two three four five six seven eight nine ten both")
 _PREPOSITIONS = _words(
     "in on at by with over under above below through across into onto from to of near beside behind before after along "
     "around against between among toward towards inside outside past up down off out during while as and or but that "
@@ -154,6 +155,10 @@ _PLURAL_LOOKING = _words(
 _PICTURE_HEADS = _words("close-up closeup view shot photo photograph picture image video clip footage")
 _COLLECTIVES = _words("pair group bunch couple flock herd set row pile")
 _WORD = re.compile(r"[^\W\d_]+(?:['’\-][^\W\d_]+)*|\d+|[^\w\s]")
+
+
+def _plural_looking(word: str) -> bool:
+    return len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
 
 
 def noun_phrase(caption: str | None, longest: int = 8) -> str | None:
@@ -176,12 +181,12 @@ def noun_phrase(caption: str | None, longest: int = 8) -> str | None:
     if of and tokens[of - 1][0].lower() in _PICTURE_HEADS:
         tokens = tokens[of + 1 :]
     taken: list[tuple[str, int, int]] = []
-    singular = False
+    singular = plural = False
     content = 0
     for word, start, end in tokens:
         low = word.lower()
         if not taken and low in _DETERMINERS:
-            singular = low in _SINGULAR
+            singular, plural = low in _SINGULAR, low in _PLURAL
             taken.append((word, start, end))
             continue
         if low == "of" and taken and taken[-1][0].lower() in _COLLECTIVES:
@@ -198,6 +203,8 @@ def noun_phrase(caption: str | None, longest: int = 8) -> str | None:
                 and not low.endswith(("ss", "us", "'s", "’s"))
                 and low not in _PLURAL_LOOKING
             )
+            if plural and _plural_looking(taken[-1][0].lower()) and not _plural_looking(low):
+                break  # after "two cats" comes what they do
             if low in _VERBS or third_person or (low.endswith("ing") and len(low) > 5):
                 break
             if low.endswith("ly") and len(low) > 4:
