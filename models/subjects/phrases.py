@@ -25,10 +25,10 @@ _START = re.compile(
 
 
 def noun_phrases(caption: str | None, most: int = 4) -> list[str]:
-    """Up to ``most`` different subjects, in the caption's order: ["a woman", "a brown dog"] of "A woman walks a brown dog in a park".
+    """Up to ``most`` different subjects, in the caption's order: ["a woman", "a dog"] of "A woman walks a dog in a park".
 
-    The first is ``noun_phrase``'s; further ones begin with a determiner. "The dog" after "a dog" is the same one again. A phrase whose head is a place or a stuff is left out, but
-    the first of all where no other is there.
+    The first is ``noun_phrase``'s; further ones begin with a determiner. "The dog" after "a dog" is the same one again. A phrase
+    whose head is a place or a stuff is left out, but the first of all where no other is there.
     """
     if not caption:
         return []

@@ -38,7 +38,7 @@ class PairParams(Params):
     cross_pair_per_clip: int = Field(2, ge=0, description="cross-pair samples per clip")
     lower: float = Field(0.66, ge=-1, le=1, description="below this a candidate is another subject")
     upper: float = Field(0.98, ge=-1, le=1, description="above this a candidate is a copy")
-    background: float = Field(0.95, ge=-1, le=1, description="above this a candidate's background is the target's")
+    background: float = Field(0.93, ge=-1, le=1, description="above this a candidate's background is the target's")
     source: Literal["any", "same", "other"] = Field(
         "any", description="whether references come from the target's source"
     )

@@ -68,7 +68,7 @@ class SubjectParams(Params):
     params=SubjectParams,
     inputs={"subset": Table(SUBSET), "media": Files("media"), "videos": Table(VIDEOS)},
     outputs={"subjects": Table(SUBJECTS)},
-    models=lambda params: chosen(params).names(),
+    models=lambda params: _names(params),
 )
 def subjects(ctx: Context, params: SubjectParams) -> None:
     """Crop the main subject of every clip at 0.05, 0.5 and 0.95 of its length, and of every photograph."""
@@ -76,7 +76,7 @@ def subjects(ctx: Context, params: SubjectParams) -> None:
     from models.subjects.rules import Rules
 
     models = chosen(params)
-    names = models.names()
+    names = _names(params)
     rules = Rules(
         params.min_area,
         params.max_area,
@@ -98,6 +98,15 @@ def subjects(ctx: Context, params: SubjectParams) -> None:
         gpus=params.workers_gpus,
     )
     _settle(ctx, work, records, names["encoder"])
+
+
+def _names(params: SubjectParams) -> dict[str, str]:
+    from models.subjects.weights import WeightsError
+
+    try:
+        return chosen(params).names()
+    except WeightsError as error:
+        raise StageError(f"subjects: {error}") from error
 
 
 def chosen(params: SubjectParams) -> Models:
