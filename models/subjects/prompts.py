@@ -8,7 +8,7 @@ reading of the caption; where there is no caption, the colours of the subject it
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from models.subjects.protocols import U8
 
 MAX_REFERENCES = 4
+_CLOSING, _OPENING = frozenset(",.;:!?)’”/"), frozenset("(‘“/")
 _MARK = re.compile(r"\bRef (\d+)\[([^\[\]]*)\]")
 _HEAD = re.compile(r"Ref (\d+): ")
 _RESERVED = re.compile(r"(?i)\b(ref)\s+(?=\d)|\b(video)\s*(?=:)")
@@ -63,7 +64,16 @@ def build(layout: Layout) -> str:
     """The prompt as the model reads it. ``parse(build(x)) == x`` for every layout whose text parts do not touch."""
     heads = [f"Ref {i}: {appearance}." for i, appearance in enumerate(layout.appearances, 1)]
     parts = [f"Ref {p.index}[{p.phrase}]" if isinstance(p, Binding) else p for p in layout.video]
-    return " ".join([*heads, "Video:", *(p for p in parts if p)])
+    return " ".join([*heads, "Video:", _joined(p for p in parts if p)])
+
+
+def _joined(parts: Iterable[str]) -> str:
+    """Parts with a space between them, but none before closing and after opening punctuation."""
+    text = ""
+    for part in parts:
+        tight = not text or part[0] in _CLOSING or text[-1] in _OPENING
+        text += part if tight else f" {part}"
+    return text
 
 
 def parse(prompt: str) -> Layout:
@@ -103,7 +113,7 @@ def compose(caption: str | None, phrases: Sequence[str], appearances: Sequence[s
     text = clean(caption or "")
     found: list[tuple[int, int, int]] = []
     for i, phrase in enumerate(phrases, 1):
-        pattern = re.compile(rf"(?i)(?<!\w){re.escape(clean(phrase))}(?!\w)")
+        pattern = re.compile(rf"(?i)(?<![\w-]){re.escape(clean(phrase))}(?![\w-])")
         for match in pattern.finditer(text):
             if all(match.end() <= a or match.start() >= b for a, b, _ in found):
                 found.append((match.start(), match.end(), i))

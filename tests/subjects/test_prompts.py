@@ -68,7 +68,7 @@ def test_the_layout_is_the_one_of_the_papers_figure() -> None:
 
 
 def test_a_phrase_that_the_caption_lacks_is_still_bound() -> None:
-    assert compose("it rains", ["a dog"], ["a wet dog"]) == "Ref 1: a wet dog. Video: Ref 1[a dog] , it rains"
+    assert compose("it rains", ["a dog"], ["a wet dog"]) == "Ref 1: a wet dog. Video: Ref 1[a dog], it rains"
 
 
 @pytest.mark.parametrize(
