@@ -244,6 +244,9 @@ _HUE_NAMES = (  # hue's upper end in degrees
 )
 
 
+_COLOURS = frozenset({"black", "grey", "gray", "white", "brown", *(name for _, name in _HUE_NAMES)})
+
+
 def colours(picture_HWC: U8, mask_HW: U8) -> str:
     """The one or two colours that cover most of a masked RGB picture, in words: "yellow", "yellow and black".
 
@@ -270,12 +273,12 @@ def colours(picture_HWC: U8, mask_HW: U8) -> str:
 def appearance(phrase: str | None, picture_HWC: U8, mask_HW: U8) -> str:
     """The template form of describing a reference: its phrase and colours, "a striped toy, mostly red and white".
 
-    Without a phrase it is "a red and white subject". A phrase that already tells the colours is left as it is.
+    Without a phrase it is "a red and white subject". A phrase that tells a colour is left as it is: whoever wrote it saw more.
     """
     told = colours(picture_HWC, mask_HW)
     if not phrase:
         return f"{'an' if told[0] in 'aeiou' else 'a'} {told} subject"
-    if all(re.search(rf"(?i)\b{name}\b", phrase) for name in told.split(" and ")):
+    if not _COLOURS.isdisjoint(re.findall(r"\w+", phrase.lower())):
         return clean(phrase)
     return clean(f"{phrase}, mostly {told}")
 
