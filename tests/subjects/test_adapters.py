@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from models.captioners.local import LocalWriter
+from models.captioners.protocols import Writer, WriterUnavailable
 from models.compat import prepare
+from models.subjects.frames import png
 from models.subjects.grounding_dino import GroundingDino
 from models.subjects.protocols import Grounder, IdentityEncoder, Proposal, Segmenter, Tracker
 from models.subjects.sam2 import Sam2Segmenter, Sam2Tracker, box_of
@@ -139,3 +142,23 @@ def _disguised(weights: Weights, folder: Path) -> str:
     assert weights.folder is not None
     shutil.copy(weights.folder / "model.safetensors", folder / "model.safetensors")
     return str(folder)
+
+
+def test_a_local_writer_answers_about_several_pictures_the_same_every_time(folders: Callable[[str], Weights]) -> None:
+    writer = LocalWriter(folders("llava"), max_tokens=6)
+    assert isinstance(writer, Writer)
+    pictures = [png(FRAMES[0]), png(FRAMES[1])]
+    answer = writer.ask("describe", pictures)
+    assert answer.text
+    assert 1 <= answer.tokens_out <= 6
+    # USER, four tokens for each picture, describe, ASSISTANT
+    assert answer.tokens_in == 1 + 2 * 4 + 1 + 1
+    assert writer.ask("describe", pictures) == answer
+    assert writer.ask("describe").tokens_in == 3
+
+
+def test_a_local_writer_that_writes_nothing_is_no_caption(folders: Callable[[str], Weights]) -> None:
+    writer = LocalWriter(folders("llava"), max_tokens=1)
+    writer.processor.decode = lambda *args, **how: " "
+    with pytest.raises(WriterUnavailable, match="wrote nothing"):
+        writer.ask("describe")
