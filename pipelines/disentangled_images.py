@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipelines.dag.graph import Pipeline, node
+from pipelines.dag.graph import Output, Pipeline, node
 from pipelines.disentangled import PIPELINE as DISENTANGLED
 from stages.subjects.image_pairs import ROWS, image_pairs
 
@@ -20,7 +20,7 @@ PIPELINE = Pipeline(
     (
         *DISENTANGLED.nodes[:_at],
         node("images", image_pairs, {name: f"disentangle.{name}" for name in ROWS}),
-        replace(_encode, inputs={name: f"images.{name}" for name in ROWS}),
+        replace(_encode, inputs={name: Output("images", name) for name in ROWS}),
         *DISENTANGLED.nodes[_at + 1 :],
     ),
     "disentangled, with a set of image pairs beside the stills of the clips",

@@ -40,9 +40,12 @@ class Layout:
     def __post_init__(self) -> None:
         if len(self.appearances) > MAX_REFERENCES:
             raise ValueError(f"{len(self.appearances)} references, at most {MAX_REFERENCES}")
-        for text in (*self.appearances, *(p if isinstance(p, str) else p.phrase for p in self.video)):
-            if text != clean(text):
-                raise ValueError(f"{text!r} holds marks of the prompt layout; pass it through clean() first")
+        between = [p for p in self.video[:-1] if isinstance(p, str)]  # may end a sentence; the last part may not
+        last = [p for p in self.video[-1:] if isinstance(p, str)]
+        whole = [*self.appearances, *(p.phrase for p in self.video if isinstance(p, Binding)), *last]
+        marked = [t for t in whole if t != clean(t)] + [t for t in between if t != unmarked(t)]
+        if marked:
+            raise ValueError(f"{marked[0]!r} holds marks of the prompt layout; pass it through clean() first")
         bound = {p.index for p in self.video if isinstance(p, Binding)}
         unbound = sorted(set(range(1, len(self.appearances) + 1)) - bound)
         unknown = sorted(bound - set(range(1, len(self.appearances) + 1)))
@@ -54,10 +57,15 @@ class Layout:
 
 def clean(text: str) -> str:
     """The text with single spaces, no final full stop and nothing that could be read as a mark of the layout."""
+    return unmarked(text).rstrip(". ").strip()
+
+
+def unmarked(text: str) -> str:
+    """The same, but a final full stop stays: text between two bindings may end a sentence."""
     text = text.replace("[", "(").replace("]", ")")
     text = _RESERVED.sub(lambda m: f"{m.group(1)}-" if m.group(1) else f"{m.group(2)} ", text)
     text = re.sub(r"(?i)\b(video) :", r"\1 -", text)
-    return re.sub(r"\s+", " ", text).strip().rstrip(". ").strip()
+    return re.sub(r"\s+", " ", text).strip()
 
 
 def build(layout: Layout) -> str:
@@ -90,7 +98,7 @@ def parse(prompt: str) -> Layout:
     video: list[str | Binding] = []
     at = 0
     for match in _MARK.finditer(tail):
-        text = clean(tail[at : match.start()])
+        text = unmarked(tail[at : match.start()])
         if text:
             video.append(text)
         video.append(Binding(int(match.group(1)), clean(match.group(2))))

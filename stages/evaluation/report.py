@@ -197,7 +197,7 @@ def render(page: dict[str, Any]) -> str:
     environment.globals["style"] = (PAGE / "report.css").read_text(encoding="utf-8")
     environment.globals["script"] = (PAGE / "report.js").read_text(encoding="utf-8")
     environment.filters["footage"] = footage
-    defaults = {
+    defaults: dict[str, Any] = {
         "pairs": [], "pair_counts": {}, "browser": None, "systems": [], "samples": [], "failed_samples": 0,
         "metric_systems": [], "metrics": [],
         "levers": [], "left": [], "right": [], "judgement": [],

@@ -151,7 +151,7 @@ def load(
     grouped = pc.coalesce(clips["group_id"], pc.binary_join_element_wise("bytes", clips["media_sha256"], ":"))
     groups = _codes(grouped)
     heads = [_head(p) if names_must_agree else None for p in frame["phrase"].to_pylist()]
-    name = _codes(pa.chunked_array([pa.array(heads, pa.string())]))
+    head = _codes(pa.chunked_array([pa.array(heads, pa.string())]))
     here = clip >= 0
     span = {k: np.where(here, _numbers(clips[k])[clip] if len(clips) else np.nan, np.nan) for k in ("start_s", "end_s")}
     columns = Clips(clips, video_codes[: len(clips)], groups, every.dictionary)
@@ -162,7 +162,7 @@ def load(
         video=video_codes[len(clips) :],
         source=np.where(here, clip, len(clips) + video_codes[len(clips) :]),
         group=np.where(here, groups[clip] if len(clips) else -1, -1),
-        name=name,
+        name=head,
         subject=number[first].astype(np.int64),
         start=span["start_s"],
         end=span["end_s"],
@@ -244,8 +244,8 @@ def _codes(column: pa.ChunkedArray) -> I64:
     return np.asarray(pc.fill_null(encoded.indices, -1), np.int64)
 
 
-def _numbers(column: pa.ChunkedArray) -> NDArray[np.generic]:
-    return np.array(_one(column).to_numpy(zero_copy_only=False))
+def _numbers(column: pa.ChunkedArray) -> F64:
+    return np.array(_one(column).to_numpy(zero_copy_only=False), np.float64)
 
 
 def _rejected(rows: pa.Table, reason: str) -> pa.Table:

@@ -21,13 +21,18 @@ from pydantic import Field
 
 from data_schemas.ids import short_hash
 from data_schemas.tables import PAIRS, SUBJECTS, SUBSET
-from stages.contract import Context, Files, NotEnoughRows, Params, StageError, Table, World, stage
+from stages.contract import Artifact, Context, Files, NotEnoughRows, Params, StageError, Table, World, stage
 
 if TYPE_CHECKING:
     from PIL import Image
 
 ROWS = ("subset", "media", "pairs", "subjects")
-KINDS = {"subset": Table(SUBSET), "media": Files("media"), "pairs": Table(PAIRS), "subjects": Table(SUBJECTS)}
+KINDS: dict[str, Artifact] = {
+    "subset": Table(SUBSET),
+    "media": Files("media"),
+    "pairs": Table(PAIRS),
+    "subjects": Table(SUBJECTS),
+}
 SCORES = ("compositeStructure", "objectConsistency", "imageQuality")
 CHUNK = 256
 

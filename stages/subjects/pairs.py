@@ -86,7 +86,8 @@ def pairs(ctx: Context, params: PairParams) -> None:
         _ledger(ctx, rows)
     bounds = Bounds(params.lower, params.upper, params.background, params.source)
     with ctx.progress(len(identities), "subjects") as bar:
-        found = candidates(identities, bounds, params.candidates if params.cross_pair_per_clip else 0, tick=bar.advance)
+        # Also where no cross-pairs are asked for: the split must not leak identities.
+        found = candidates(identities, bounds, params.candidates, tick=bar.advance)
     target = np.zeros(len(clips.videos), bool)
     target[identities.video[identities.clip >= 0]] = True
     component, cut = components(len(clips.videos), *links(found, identities), params.largest_identity)

@@ -99,9 +99,9 @@ def split(names: pa.Array, target: NDArray[np.bool_], component: I64, cut: int, 
     """Draw the components that no training sample may touch.
 
     Each component's draw is the hash of one of its videos, so that a new video moves no other one unless it joins their
-    components; ``names`` are the video_ids and ``target`` says which videos have target clips. Components of more than
-    twice the share (and more than one video) train, or else one draw would take the data away. A collection of two or more
-    components of targets always has one held out, the one whose size is nearest to the share, and never all.
+    components; ``names`` are the video_ids and ``target`` says which videos have target clips. The largest component, and those of
+    more than twice the share (and more than one video), always train, or else one draw would take the data away. A collection of two
+    or more components of targets always has one held out: where none was drawn, the one whose size is nearest to the share.
     """
     count = len(component)
     held = np.zeros(count, bool)
@@ -122,9 +122,12 @@ def split(names: pa.Array, target: NDArray[np.bool_], component: I64, cut: int, 
     wanted = np.flatnonzero(with_target)
     if len(wanted) < 2:
         drawn &= ~with_target
-    elif not drawn[wanted].any():
-        distance = np.abs(size[wanted] - share * count)
-        drawn[wanted[np.lexsort((mark[wanted], distance))[0]]] = True
-    elif drawn[wanted].all():
-        drawn[wanted[np.lexsort((mark[wanted], -size[wanted]))[0]]] = False
+        return Split(drawn[label], component, cut)
+    targets = np.bincount(label, weights=target)
+    largest = wanted[np.lexsort((-mark[wanted], -size[wanted], -targets[wanted]))[0]]
+    drawn[largest] = False
+    if not drawn[wanted].any():
+        others = wanted[wanted != largest]
+        distance = np.abs(size[others] - share * count)
+        drawn[others[np.lexsort((mark[others], distance))[0]]] = True
     return Split(drawn[label], component, cut)
