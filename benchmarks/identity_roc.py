@@ -137,10 +137,11 @@ def main() -> None:
     if not args.no_write:
         from benchmarks.measured import write
 
+        name = "identity_roc" if args.encoder == "embedded" else f"identity_roc_{args.encoder}"
         write(
-            "identity_roc" if args.encoder == "embedded" else f"identity_roc_{args.encoder}",
+            name,
             found,
-            "python benchmarks/identity_roc.py",
+            f"python benchmarks/identity_roc.py --photographs FOLDER --clips FOLDER --encoder {args.encoder}",
         )
 
 

@@ -93,7 +93,7 @@ def _models(params: CaptionParams) -> dict[str, str]:
     if params.local is None:
         return {}
     try:
-        return {"captioner": Weights(params.local.weights, params.local.revision, params.local.sha256).digest()}
+        return {"captioner": Weights(params.local.weights, params.local.revision, params.local.sha256).name("local")}
     except WeightsError as error:
         raise StageError(f"caption.local: {error}") from error
 
@@ -151,7 +151,7 @@ def _written(ctx: Context, params: CaptionParams, given: pa.Table) -> pa.Table:
             bar.advance(done + len(errors), failed=len(errors))
     rules = CaptionRules(params.min_words, params.max_words, params.language)
     fresh = set(batches.clips["record_key"].to_pylist())
-    name = next(iter(_models(params).values())) if params.local else (params.endpoint.model if params.endpoint else "")
+    name = params.endpoint.model if params.endpoint else _models(params)["captioner"]
     spent = {"requests": 0, "tokens_in": 0, "tokens_out": 0}
     parts: list[pa.Table] = [CAPTIONS.empty()]
     clips = index.clips.sort_by("record_key")

@@ -7,7 +7,7 @@ vectors and a few numbers each.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -64,19 +64,14 @@ class Identities:
     def __len__(self) -> int:
         return len(self.vector)
 
-    def rows(self, index: I64) -> Identities:
-        return Identities(*(getattr(self, f.name)[index] for f in fields(self)))
-
 
 @dataclass(frozen=True)
 class Clips:
-    """The target clips as columns, sorted by clip_id; ``group`` is a code (-1 alone), equal bytes being a group as well."""
+    """The target clips as columns, sorted by clip_id, the code of each one's video, and the names of the codes."""
 
     table: pa.Table
     video: I64
-    group: I64
     videos: pa.Array
-    """Names of the video codes."""
 
 
 def clip_columns(subset: pads.Dataset, dedupe: pads.Dataset | None, captions: pads.Dataset | None) -> pa.Table:
@@ -154,7 +149,7 @@ def load(
     head = _codes(pa.chunked_array([pa.array(heads, pa.string())]))
     here = clip >= 0
     span = {k: np.where(here, _numbers(clips[k])[clip] if len(clips) else np.nan, np.nan) for k in ("start_s", "end_s")}
-    columns = Clips(clips, video_codes[: len(clips)], groups, every.dictionary)
+    columns = Clips(clips, video_codes[: len(clips)], every.dictionary)
     identities = Identities(
         vector=vector,
         background=background,

@@ -27,8 +27,8 @@ CANDIDATES_A_FILE = 65_536
 class PairParams(Params):
     """Bounds are cosines of the embedded encoder, from its separation of the DreamBooth photographs.
 
-    Of pairs of different subjects there 5% score above 0.66 and 1% above 0.75; of pairs of one subject 65% score
-    above 0.66 and 1% above 0.93. Another encoder needs its own bounds: ``benchmarks/identity_roc.py`` gives them.
+    Of pairs of different subjects there 5% score above 0.66 and 1% above 0.75; of pairs of one subject 64% score
+    above 0.66 and 1% above 0.94. Another encoder needs its own bounds: ``benchmarks/identity_roc.py`` gives them.
     """
 
     in_pair_per_clip: int = Field(1, ge=0, description="in-pair samples per clip")
@@ -44,7 +44,7 @@ class PairParams(Params):
     )
     names_must_agree: bool = Field(True, description="where both are named, their head nouns must be the same")
     candidates: int = Field(32, ge=1, le=256, description="most alike identities looked at for each subject")
-    told: int = Field(8, ge=0, description="of these, how many are told in candidates and the ledger")
+    candidates_told: int = Field(8, ge=0, description="of these, how many are told in candidates and the ledger")
     held_out: float = Field(0.1, ge=0, le=0.5, description="share of source videos kept from training")
     largest_identity: float = Field(
         0.5, gt=0, le=1, description="largest share of the videos that likeness alone may tie to one side of the split"
@@ -95,18 +95,18 @@ def pairs(ctx: Context, params: PairParams) -> None:
     ctx.event(
         "pair_split",
         videos=len(target),
-        components=int(component.max()) + 1 if len(component) else 0,
+        components=len(np.unique(component)),
         held_out=int(drawn.held_out.sum()),
         identity_links_cut=drawn.cut,
     )
     found = settle(found, identities, drawn.held_out[identities.video], params.cross_pair_per_clip)
-    made = Made(ctx, params, clips, crops, identities, found, drawn)
-    made.write()
-    _tell_candidates(ctx, params.told, crops, identities, found)
-    made.enough()
+    samples = SampleWriter(ctx, params, clips, crops, identities, found, drawn)
+    samples.write()
+    _tell_candidates(ctx, params.candidates_told, crops, identities, found)
+    samples.enough()
 
 
-class Made:
+class SampleWriter:
     """The samples on their way to the table, and what became of every clip and crop."""
 
     def __init__(
@@ -126,9 +126,8 @@ class Made:
         self.used = np.zeros(len(crops.identity), bool)
         self.counts: Counter[str] = Counter()
         self.why: dict[str, Counter[str]] = {"in_pair": Counter(), "cross_pair": Counter()}
-        self.ended: list[str | None] = [None] * len(
-            clips.table
-        )  # why a clip has no cross-pair; with a ! no pair at all
+        # Why a clip has no cross-pair; with a ! before it, why it has no pair at all.
+        self.ended: list[str | None] = [None] * len(clips.table)
         self.has_subject: set[int] = set()
 
     def write(self) -> None:

@@ -174,7 +174,7 @@ def test_every_candidate_is_told_with_its_reason_in_table_and_ledger(tmp_path: P
 
 def test_only_the_top_is_told_but_every_reference_is(tmp_path: Path) -> None:
     crops = [crop(c, "a dog", 0, 1.0, "dog") for c in "abcdef"]
-    ctx = run(tmp_path, [clip(c, "a dog runs") for c in "abcdef"], crops, told=1, cross_pair_per_clip=2)
+    ctx = run(tmp_path, [clip(c, "a dog runs") for c in "abcdef"], crops, candidates_told=1, cross_pair_per_clip=2)
     told = ctx.outputs["candidates"].to_pylist()
     assert sum(r["reason"] is None for r in told) == 2 * 6
     assert all(r["rank"] < 1 for r in told if r["reason"])
