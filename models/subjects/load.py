@@ -46,6 +46,10 @@ class Models:
         if choice.kind not in KINDS[role]:
             raise WeightsError(f"{role}.kind is {choice.kind}; there are {', '.join(KINDS[role])}")
         if choice.kind == KINDS[role][0]:
+            if choice.weights is not None:
+                raise WeightsError(
+                    f"{role}.kind {choice.kind} takes no weights; name the model in {role}.kind, or leave them out"
+                )
             return _WITHOUT[role]
         if choice.weights is None:
             raise WeightsError(

@@ -14,6 +14,7 @@ from models.captioners.protocols import Writer, WriterUnavailable
 from models.compat import prepare
 from models.subjects.frames import png
 from models.subjects.grounding_dino import GroundingDino
+from models.subjects.load import Choice, Models
 from models.subjects.protocols import Grounder, IdentityEncoder, Proposal, Segmenter, Tracker
 from models.subjects.sam2 import Sam2Segmenter, Sam2Tracker, box_of
 from models.subjects.vision_encoders import ClipEncoder, Dinov2Encoder
@@ -132,6 +133,25 @@ def test_weights_that_cannot_be_trusted_are_refused(folders: Callable[[str], Wei
         Weights(folders("dinov2").source, sha256="0" * 64).digest()
     with pytest.raises(WeightsError, match="it is another model"):
         ClipEncoder(Weights(_disguised(folders("dinov2"), tmp_path / "other")))
+
+
+def test_a_configuration_names_its_models_or_says_what_is_wrong(folders: Callable[[str], Weights]) -> None:
+    weights = folders("dinov2")
+    names = Models(encoder=Choice("dinov2", weights)).names()
+    assert names == {
+        "grounder": "motion-saliency/1",
+        "segmenter": "grabcut/1",
+        "tracker": "none",
+        "encoder": f"dinov2 (sha256 {weights.digest()[:16]})",
+    }
+    assert isinstance(Models(encoder=Choice("dinov2", weights)).load_encoder(), Dinov2Encoder)
+    for wrong, why in (
+        (Choice("embedded", weights), "takes no weights"),
+        (Choice("dinov2"), "needs encoder.weights"),
+        (Choice("vgg", weights), "there are embedded, dinov2, clip"),
+    ):
+        with pytest.raises(WeightsError, match=why):
+            Models(encoder=wrong).names()
 
 
 def _disguised(weights: Weights, folder: Path) -> str:
