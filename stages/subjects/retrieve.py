@@ -73,7 +73,7 @@ def candidates(
     k = min(most, max(count - 1, 0))
     row, reason = np.full((count, k), -1, np.int32), np.full((count, k), NONE, np.int8)
     cosine, background = np.zeros((count, k), np.float32), np.full((count, k), np.nan, np.float32)
-    if not k:
+    if not k or not width:  # one subject, or none that was embedded
         return Candidates(row, cosine, background, reason)
     every = np.arange(count)
     sample = sample_of(identities.vector, every, count) if count > EXACT else identities.vector[:0]
