@@ -305,7 +305,7 @@ SUBSET = TableSchema(
 
 SUBJECTS = TableSchema(
     "subjects",
-    "1.0",
+    "1.1",
     ("subject_id",),
     (
         Field("subject_id", STR, "hash of origin, phrase and instant", nullable=False),
@@ -321,6 +321,11 @@ SUBJECTS = TableSchema(
         Field("mask", pa.large_binary(), "mask of the crop, 8-bit PNG, 255 inside", nullable=False),
         Field("encoder", STR, "identity encoder", nullable=False),
         Field("embedding", VECTOR, "identity embedding, unit norm", nullable=False),
+        Field("subject", I32, "which subject of its clip; one number through a clip is one track. null counts as 0"),
+        Field("appearance", STR, "what it looks like, in words"),
+        Field("completeness", F64, "share of the mask's outline that the frame does not cut off", "0..1"),
+        Field("sharpness", F64, "log10 of 1 + variance of the Laplacian inside the mask", "0..4 or so"),
+        Field("background", VECTOR, "descriptor of the frame outside the mask, unit norm"),
     ),
     "One row per subject and instant at which it was cropped.",
 )
@@ -331,7 +336,7 @@ REFERENCE = pa.struct(
 
 PAIRS = TableSchema(
     "pairs",
-    "1.1",
+    "1.2",
     ("sample_id",),
     (
         Field("sample_id", STR, "hash of kind, clip and references", nullable=False),
@@ -340,11 +345,32 @@ PAIRS = TableSchema(
         Field("video_id", STR, "source video of the target", nullable=False),
         Field("prompt", STR, "training layout: Ref 1: ... Video: Ref 1[...] ...", nullable=False),
         Field("references", pa.list_(REFERENCE), "references in prompt order, 1 to 4", nullable=False),
-        Field("similarity", F64, "identity cosine of reference and target subject", "-1..1"),
+        Field("similarity", F64, "least identity cosine of a reference and its subject in the target", "-1..1"),
         Field("same_source", BOOL, "whether a reference comes from the target's source video", nullable=False),
-        Field("split", STR, "train or held_out, drawn by source video", nullable=False),
+        Field("split", STR, "train or held_out, drawn by identity and source video", nullable=False),
+        Field("similarities", pa.list_(F64), "identity cosine of each reference, in prompt order", "-1..1"),
+        Field("same_shot", BOOL, "whether a reference comes from the target clip itself"),
+        Field("background", F64, "largest cosine of a reference's background and the target's", "-1..1"),
     ),
     "One row per training sample.",
+)
+
+PAIR_CANDIDATES = TableSchema(
+    "pair_candidates",
+    "1.0",
+    ("target_id", "candidate_id"),
+    (
+        Field("target_id", STR, "subject_id that stands for a subject of a target clip", nullable=False),
+        Field("candidate_id", STR, "subject_id of the crop that might be its reference", nullable=False),
+        Field("target_video_id", STR, "source video of the target", nullable=False),
+        Field("candidate_video_id", STR, "source file of the candidate", nullable=False),
+        Field("clip_id", STR, "target clip", nullable=False),
+        Field("rank", I32, "place among the target's candidates by cosine, from 0", nullable=False),
+        Field("similarity", F64, "identity cosine", "-1..1", False),
+        Field("background", F64, "cosine of the backgrounds, null where one was not measured", "-1..1"),
+        Field("reason", STR, "why it is no reference of the target; null where it is one"),
+    ),
+    "The most alike candidates of every subject of a target clip: which became references, and why the others did not.",
 )
 
 CACHE = TableSchema(
@@ -448,7 +474,7 @@ TABLES: dict[str, TableSchema] = {
     schema.name: schema
     for schema in (
         SOURCES, VIDEOS, CLIPS, KEYFRAMES, HASHES, CANDIDATES, CAPTIONS, EMBEDDINGS, KEYFRAME_SCORES, SELECTION,
-        DEDUPE, BALANCE, SHOWN, ITEMS, DECISIONS, VERDICTS, SUBSET, SUBJECTS, PAIRS, CACHE, PREFERENCES, SAMPLES, METRICS,
-        LEDGER,
+        DEDUPE, BALANCE, SHOWN, ITEMS, DECISIONS, VERDICTS, SUBSET, SUBJECTS, PAIRS, PAIR_CANDIDATES, CACHE, PREFERENCES,
+        SAMPLES, METRICS, LEDGER,
     )
 }  # fmt: skip

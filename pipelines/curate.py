@@ -21,7 +21,14 @@ CURATION: tuple[Node, ...] = (
     node("analyze", analyze, sources="ingest.sources", removed="ingest.removed"),
     # The cheap rules first, so that only their survivors cost an encoder's time. One list of rules serves both stages.
     node("preselect", preselect, shots="analyze.shots", follow={"rules": "select"}),
-    node("caption", caption, shots="analyze.shots", videos="analyze.videos"),
+    node(
+        "caption",
+        caption,
+        shots="analyze.shots",
+        videos="analyze.videos",
+        candidates="preselect.candidates",
+        keyframes="analyze.keyframes",
+    ),
     node("embed", embed, candidates="preselect.candidates", keyframes="analyze.keyframes", captions="caption.captions"),
     node("score_keyframes", score_keyframes, candidates="preselect.candidates", keyframes="analyze.keyframes"),
     node("clips", clips, shots="analyze.shots", embeddings="embed.embeddings", scores="score_keyframes.scores"),

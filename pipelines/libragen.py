@@ -156,6 +156,7 @@ REPORT_INPUTS = {
     "media": "export.media",
     "subjects": "subjects.subjects",
     "pairs": "pairs.pairs",
+    "candidates": "pairs.candidates",
     "samples": "sample.samples",
     "sample_videos": "sample.videos",
     "metrics": "evaluate.metrics",

@@ -29,6 +29,7 @@ WEIGHTS = {"colour": 1.0, "layout": 0.35, "orientation": 0.3, "texture": 0.35, "
 
 _HUES, _SATURATIONS, _VALUES, _GREYS = 12, 3, 3, 6
 _LBP_RADII = (1.0, 2.0)
+SURROUNDINGS = _HUES * _SATURATIONS * _VALUES + _GREYS + 4 * 4 * 3
 
 
 class ClosedFormEncoder:
@@ -66,6 +67,29 @@ def describe(picture_HWC: U8, mask_HW: U8) -> F32:
     }
     joined = np.concatenate([WEIGHTS[name] * part for name, part in parts.items()])
     return (joined / np.linalg.norm(joined)).astype(np.float32)
+
+
+def surroundings(picture_HWC: U8, mask_HW: U8) -> F32:
+    """What lies around a subject: colour and layout of the frame outside its mask, unit norm, float32 (SURROUNDINGS,).
+
+    Two crops before one background score near 1. Zero where the mask leaves under a hundredth of the frame.
+    """
+    import cv2
+
+    outside = 255 - mask_HW
+    if float((outside > 127).mean()) < 0.01:
+        return np.zeros(SURROUNDINGS, np.float32)
+    size = (SIDE, SIDE)
+    picture = (
+        cv2.resize(np.ascontiguousarray(picture_HWC), size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255.0
+    )
+    mask = cv2.resize((outside > 127).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    inside = mask > 0.5
+    if not inside.any():
+        return np.zeros(SURROUNDINGS, np.float32)
+    hsv, lab = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV), cv2.cvtColor(picture, cv2.COLOR_RGB2LAB)
+    joined = np.concatenate([_centred(np.sqrt(_colours(hsv[inside]))), 0.35 * _layout(lab, mask)])
+    return (joined / max(float(np.linalg.norm(joined)), 1e-9)).astype(np.float32)
 
 
 def _square(picture: U8, mask: U8) -> tuple[U8, F32, float]:

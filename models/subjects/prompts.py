@@ -8,7 +8,7 @@ reading of the caption; where there is no caption, the colours of the subject it
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from models.subjects.protocols import U8
 
 MAX_REFERENCES = 4
+_CLOSING, _OPENING = frozenset(",.;:!?)’”/"), frozenset("(‘“/")
 _MARK = re.compile(r"\bRef (\d+)\[([^\[\]]*)\]")
 _HEAD = re.compile(r"Ref (\d+): ")
 _RESERVED = re.compile(r"(?i)\b(ref)\s+(?=\d)|\b(video)\s*(?=:)")
@@ -39,9 +40,12 @@ class Layout:
     def __post_init__(self) -> None:
         if len(self.appearances) > MAX_REFERENCES:
             raise ValueError(f"{len(self.appearances)} references, at most {MAX_REFERENCES}")
-        for text in (*self.appearances, *(p if isinstance(p, str) else p.phrase for p in self.video)):
-            if text != clean(text):
-                raise ValueError(f"{text!r} holds marks of the prompt layout; pass it through clean() first")
+        between = [p for p in self.video[:-1] if isinstance(p, str)]  # may end a sentence; the last part may not
+        last = [p for p in self.video[-1:] if isinstance(p, str)]
+        whole = [*self.appearances, *(p.phrase for p in self.video if isinstance(p, Binding)), *last]
+        marked = [t for t in whole if t != clean(t)] + [t for t in between if t != unmarked(t)]
+        if marked:
+            raise ValueError(f"{marked[0]!r} holds marks of the prompt layout; pass it through clean() first")
         bound = {p.index for p in self.video if isinstance(p, Binding)}
         unbound = sorted(set(range(1, len(self.appearances) + 1)) - bound)
         unknown = sorted(bound - set(range(1, len(self.appearances) + 1)))
@@ -53,17 +57,31 @@ class Layout:
 
 def clean(text: str) -> str:
     """The text with single spaces, no final full stop and nothing that could be read as a mark of the layout."""
+    return unmarked(text).rstrip(". ").strip()
+
+
+def unmarked(text: str) -> str:
+    """The same, but a final full stop stays: text between two bindings may end a sentence."""
     text = text.replace("[", "(").replace("]", ")")
     text = _RESERVED.sub(lambda m: f"{m.group(1)}-" if m.group(1) else f"{m.group(2)} ", text)
     text = re.sub(r"(?i)\b(video) :", r"\1 -", text)
-    return re.sub(r"\s+", " ", text).strip().rstrip(". ").strip()
+    return re.sub(r"\s+", " ", text).strip()
 
 
 def build(layout: Layout) -> str:
     """The prompt as the model reads it. ``parse(build(x)) == x`` for every layout whose text parts do not touch."""
     heads = [f"Ref {i}: {appearance}." for i, appearance in enumerate(layout.appearances, 1)]
     parts = [f"Ref {p.index}[{p.phrase}]" if isinstance(p, Binding) else p for p in layout.video]
-    return " ".join([*heads, "Video:", *(p for p in parts if p)])
+    return " ".join([*heads, "Video:", _joined(p for p in parts if p)])
+
+
+def _joined(parts: Iterable[str]) -> str:
+    """Parts with a space between them, but none before closing and after opening punctuation."""
+    text = ""
+    for part in parts:
+        tight = not text or part[0] in _CLOSING or text[-1] in _OPENING
+        text += part if tight else f" {part}"
+    return text
 
 
 def parse(prompt: str) -> Layout:
@@ -80,7 +98,7 @@ def parse(prompt: str) -> Layout:
     video: list[str | Binding] = []
     at = 0
     for match in _MARK.finditer(tail):
-        text = clean(tail[at : match.start()])
+        text = unmarked(tail[at : match.start()])
         if text:
             video.append(text)
         video.append(Binding(int(match.group(1)), clean(match.group(2))))
@@ -91,19 +109,19 @@ def parse(prompt: str) -> Layout:
     return Layout(tuple(clean(a) for a in pieces[2::2]), tuple(video))
 
 
-def compose(caption: str | None, phrases: Sequence[str], appearances: Sequence[str]) -> str:
+def compose(caption: str | None, phrases: Sequence[str], appearances: Sequence[str], *, token: str = "") -> str:
     """The template form of the two-stage rephraser: bind each phrase where the caption says it.
 
     ``phrases[i]`` is what reference i + 1 is called in the caption and ``appearances[i]`` what it looks like. A phrase
     that the caption lacks is bound in front of it, so that no reference is left unbound; without a caption the video's
-    sentence is the bindings alone.
+    sentence is the bindings alone. ``token``, the reference token of arXiv 2504.17816 ("<cls>"), is put before each phrase.
     """
     if len(phrases) != len(appearances):
         raise ValueError(f"{len(phrases)} phrases for {len(appearances)} appearances")
     text = clean(caption or "")
     found: list[tuple[int, int, int]] = []
     for i, phrase in enumerate(phrases, 1):
-        pattern = re.compile(rf"(?i)(?<!\w){re.escape(clean(phrase))}(?!\w)")
+        pattern = re.compile(rf"(?i)(?<![\w-]){re.escape(clean(phrase))}(?![\w-])")
         for match in pattern.finditer(text):
             if all(match.end() <= a or match.start() >= b for a, b, _ in found):
                 found.append((match.start(), match.end(), i))
@@ -121,6 +139,8 @@ def compose(caption: str | None, phrases: Sequence[str], appearances: Sequence[s
         video += [text[at:start].strip(), Binding(i, text[start:end])]
         at = end
     video.append(text[at:].strip())
+    if token:
+        video = [Binding(p.index, clean(f"{token} {p.phrase}")) if isinstance(p, Binding) else p for p in video]
     return build(Layout(tuple(clean(a) for a in appearances), tuple(p for p in video if p != "")))
 
 
@@ -133,6 +153,7 @@ _DETERMINERS = _words(
     "its their my our your each every both"
 )
 _SINGULAR = _words("a an one this that another each every")
+_PLURAL = _words("these those some several many few two three four five six seven eight nine ten both")
 _PREPOSITIONS = _words(
     "in on at by with over under above below through across into onto from to of near beside behind before after along "
     "around against between among toward towards inside outside past up down off out during while as and or but that "
@@ -152,6 +173,10 @@ _PLURAL_LOOKING = _words(
 _PICTURE_HEADS = _words("close-up closeup view shot photo photograph picture image video clip footage")
 _COLLECTIVES = _words("pair group bunch couple flock herd set row pile")
 _WORD = re.compile(r"[^\W\d_]+(?:['’\-][^\W\d_]+)*|\d+|[^\w\s]")
+
+
+def _plural_looking(word: str) -> bool:
+    return len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
 
 
 def noun_phrase(caption: str | None, longest: int = 8) -> str | None:
@@ -174,12 +199,12 @@ def noun_phrase(caption: str | None, longest: int = 8) -> str | None:
     if of and tokens[of - 1][0].lower() in _PICTURE_HEADS:
         tokens = tokens[of + 1 :]
     taken: list[tuple[str, int, int]] = []
-    singular = False
+    singular = plural = False
     content = 0
     for word, start, end in tokens:
         low = word.lower()
         if not taken and low in _DETERMINERS:
-            singular = low in _SINGULAR
+            singular, plural = low in _SINGULAR, low in _PLURAL
             taken.append((word, start, end))
             continue
         if low == "of" and taken and taken[-1][0].lower() in _COLLECTIVES:
@@ -196,6 +221,8 @@ def noun_phrase(caption: str | None, longest: int = 8) -> str | None:
                 and not low.endswith(("ss", "us", "'s", "’s"))
                 and low not in _PLURAL_LOOKING
             )
+            if plural and _plural_looking(taken[-1][0].lower()) and not _plural_looking(low):
+                break  # after "two cats" comes what they do
             if low in _VERBS or third_person or (low.endswith("ing") and len(low) > 5):
                 break
             if low.endswith("ly") and len(low) > 4:
@@ -225,6 +252,9 @@ _HUE_NAMES = (  # hue's upper end in degrees
 )
 
 
+_COLOURS = frozenset({"black", "grey", "gray", "white", "brown", *(name for _, name in _HUE_NAMES)})
+
+
 def colours(picture_HWC: U8, mask_HW: U8) -> str:
     """The one or two colours that cover most of a masked RGB picture, in words: "yellow", "yellow and black".
 
@@ -251,12 +281,12 @@ def colours(picture_HWC: U8, mask_HW: U8) -> str:
 def appearance(phrase: str | None, picture_HWC: U8, mask_HW: U8) -> str:
     """The template form of describing a reference: its phrase and colours, "a striped toy, mostly red and white".
 
-    Without a phrase it is "a red and white subject". A phrase that already tells the colours is left as it is.
+    Without a phrase it is "a red and white subject". A phrase that tells a colour is left as it is: whoever wrote it saw more.
     """
     told = colours(picture_HWC, mask_HW)
     if not phrase:
         return f"{'an' if told[0] in 'aeiou' else 'a'} {told} subject"
-    if all(re.search(rf"(?i)\b{name}\b", phrase) for name in told.split(" and ")):
+    if not _COLOURS.isdisjoint(re.findall(r"\w+", phrase.lower())):
         return clean(phrase)
     return clean(f"{phrase}, mostly {told}")
 

@@ -1,4 +1,4 @@
-"""The three doors through which any detector, segmenter or identity encoder enters, embedded or with weights.
+"""The doors through which any detector, segmenter, tracker or identity encoder enters, embedded or with weights.
 
 An adapter over Grounding DINO, SAM 2 or DINOv2 implements one of these and nothing else; the stages know only them.
 """
@@ -64,6 +64,17 @@ class Segmenter(Protocol):
 
     def segment(self, picture_HWC: U8, proposal: Proposal) -> Region | None:
         """The subject inside the proposal's box, or None when nothing stands out from what surrounds it."""
+        ...
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Follows a subject through a clip."""
+
+    name: str
+
+    def track(self, frames_FHWC: U8, at: int, mask_HW: U8) -> list[U8]:
+        """The subject's mask (H, W) in every frame, given its mask in frame ``at``; all zero where it is out of sight."""
         ...
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from models.training.randomness import generator
@@ -28,7 +28,8 @@ class ViewSpec:
 
     ``jitter`` moves each side of the crop inwards by up to this share, ``turn`` rotates by up to so many degrees,
     ``shrink`` scales down to at least this share of the canvas, ``flip`` mirrors with this probability (0 by default:
-    a mirrored logo is another logo). Rotation and scale are the augmentation that BindWeave and OpenS2V recipes name
+    a mirrored logo is another logo), ``colour`` changes brightness, contrast and saturation by up to this share (0 by default: colour
+    is identity). Rotation and scale are the augmentation that BindWeave and OpenS2V recipes name
     against copy-paste; the amounts are ours. ``background``: ``white`` shows the masked subject on white, ``keep`` the
     crop as it was cut.
     """
@@ -37,12 +38,14 @@ class ViewSpec:
     turn: float = 8.0
     shrink: float = 0.8
     flip: float = 0.0
+    colour: float = 0.0
     background: str = "white"
 
     def __post_init__(self) -> None:
         if self.background not in ("white", "keep"):
             raise ValueError(f"views: background is {self.background!r}, must be white or keep")
-        if not (0 <= self.jitter < 0.5 and 0 < self.shrink <= 1 and 0 <= self.flip <= 1 and 0 <= self.turn <= 180):
+        shares = 0 <= self.jitter < 0.5 and 0 < self.shrink <= 1 and 0 <= self.flip <= 1 and 0 <= self.colour < 1
+        if not (shares and 0 <= self.turn <= 180):
             raise ValueError(f"views: out of range in {self}")
 
 
@@ -79,11 +82,24 @@ def make_view(
         picture = picture.crop(tuple(round(b) for b in box))  # type: ignore[arg-type]
         if mirror < spec.flip:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if spec.colour:
+            picture = _recolour(picture, spec.colour, seed, sample_id, reference, view)
         picture = picture.rotate(
             (2 * angle - 1) * spec.turn, resample=Image.Resampling.BICUBIC, expand=True, fillcolor=WHITE
         )
         canvas_scale = spec.shrink + (1 - spec.shrink) * scale
     return letterbox(picture, height=height, width=width, scale=canvas_scale)
+
+
+def _recolour(picture: Image.Image, amount: float, seed: int, sample_id: str, reference: int, view: int) -> Image.Image:
+    """Brightness, contrast and saturation times 1 +- ``amount``; pure white, which is background, stays white."""
+    # Draws of their own, so that a cache made without colour keeps its other augmentations when colour is turned on.
+    changed = picture
+    draws = torch.rand(3, generator=generator(seed, sample_id, view, f"colour-{reference}"), dtype=torch.float64)
+    for kind, draw in zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), draws, strict=True):
+        changed = kind(changed).enhance(1.0 + (2.0 * float(draw) - 1.0) * amount)
+    white = (np.asarray(picture) == 255).all(axis=2, keepdims=True)
+    return Image.fromarray(np.where(white, np.uint8(255), np.asarray(changed)))
 
 
 def letterbox(picture: Image.Image, *, height: int, width: int, scale: float = 1.0) -> U8:

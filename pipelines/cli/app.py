@@ -1,4 +1,4 @@
-"""``fulcrum``: run, plan, status, graph, funnel, remove, train, merge, sample, adapter, promote, config, review, world."""
+"""``fulcrum``: run, plan, status, graph, funnel, remove, train, merge, sample, prompt, adapter, promote, config, review, world."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pipelines.cli import (
     config_commands,
     funnel_commands,
     promote_command,
+    prompt_command,
     remove_commands,
     review_commands,
     train_commands,
@@ -214,6 +215,7 @@ app.command()(remove_commands.remove)
 app.command()(promote_command.promote)
 app.command()(adapter_commands.merge)
 app.command()(adapter_commands.sample)
+app.command()(prompt_command.prompt)
 
 
 def run_app() -> int:

@@ -27,6 +27,7 @@ OPTIONAL: dict[str, Artifact] = {
     "media": Files("media"),
     "subjects": Table(tables.SUBJECTS),
     "pairs": Table(tables.PAIRS),
+    "candidates": Table(tables.PAIR_CANDIDATES),
     "samples": Table(tables.SAMPLES),
     "sample_videos": Files("videos"),
     "metrics": Table(tables.METRICS),
@@ -43,6 +44,9 @@ class ReportParams(Params):
     rules: tuple[Rule, ...] = DEFAULT_RULES
     thumbnails: int = Field(6, ge=0, le=24, description="clips shown either side of each threshold")
     pairs_shown: int = Field(12, ge=0, le=200)
+    pairs_browsed: int = Field(
+        10_000, ge=0, description="pairs, and refused candidates, in the pair browser; 0 for no browser"
+    )
     prompts_shown: int = Field(6, ge=0, le=100)
     curves: tuple[str, ...] = Field(
         ("loss", "accuracy", "margin", "winner_drift"), description="what is drawn of the training logs"
@@ -55,16 +59,23 @@ class ReportParams(Params):
 
 @stage(
     name="report",
-    version="2",
+    version="3",
     params=ReportParams,
     inputs={"clips": Table(tables.CLIPS), "selection": Table(tables.SELECTION), **OPTIONAL},
     optional=tuple(OPTIONAL),
     outputs={"report": Files("report")},
 )
 def report(ctx: Context, params: ReportParams) -> None:
-    """Write ``index.html``: no network, no other file, opens from disk; what is not wired is not on the page."""
-    html = render(sections(ctx, params))
-    (ctx.folder("report") / "index.html").write_text(html, encoding="utf-8")
+    """Write ``index.html``: no network, no other file, opens from disk; what is not wired is not on the page.
+
+    Beside it, where pairs are wired, ``pairs.html`` with its files: all pairs and refused candidates to scroll through.
+    """
+    page = sections(ctx, params)
+    if ctx.has("pairs") and params.pairs_browsed:
+        from stages.evaluation.pair_pages import write_browser
+
+        page["browser"] = write_browser(ctx, ctx.folder("report"), params.pairs_browsed)
+    (ctx.folder("report") / "index.html").write_text(render(page), encoding="utf-8")
 
 
 def sections(ctx: Context, params: ReportParams) -> dict[str, Any]:
@@ -186,8 +197,9 @@ def render(page: dict[str, Any]) -> str:
     environment.globals["style"] = (PAGE / "report.css").read_text(encoding="utf-8")
     environment.globals["script"] = (PAGE / "report.js").read_text(encoding="utf-8")
     environment.filters["footage"] = footage
-    defaults = {
-        "pairs": [], "pair_counts": {}, "systems": [], "samples": [], "failed_samples": 0, "metric_systems": [], "metrics": [],
+    defaults: dict[str, Any] = {
+        "pairs": [], "pair_counts": {}, "browser": None, "systems": [], "samples": [], "failed_samples": 0,
+        "metric_systems": [], "metrics": [],
         "levers": [], "left": [], "right": [], "judgement": [],
     }  # fmt: skip
     return environment.get_template("report.html").render({**defaults, **page})

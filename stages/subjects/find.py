@@ -1,4 +1,4 @@
-"""Finds the subjects of one clip or photograph: grounder, segmenter and identity encoder under the box rules."""
+"""Finds the subjects of one clip or photograph: grounder, segmenter, tracker and identity encoder under the box rules."""
 
 from __future__ import annotations
 
@@ -11,32 +11,27 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from models.subjects.protocols import U8, Region
+    from models.subjects.load import Models
+    from models.subjects.protocols import U8, Proposal, Region
+    from models.subjects.rules import Rules
 
 FOUND = pa.schema(
     [
         ("time_s", pa.float64()),
-        ("rank", pa.int32()),
+        ("subject", pa.int32()),
+        ("phrase", pa.string()),
         ("box", pa.list_(pa.float32(), 4)),
         ("area", pa.float64()),
         ("mask_area", pa.float64()),
         ("crop", pa.large_binary()),
         ("mask", pa.large_binary()),
         ("embedding", pa.list_(pa.float32())),
+        ("appearance", pa.string()),
+        ("completeness", pa.float64()),
+        ("sharpness", pa.float64()),
+        ("background", pa.list_(pa.float32())),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a subject's box must satisfy; shares of the frame, pixels of the frame it is cropped from."""
-
-    min_area: float
-    max_area: float
-    min_side: int
-    max_iou: float
-    most: int
-    min_confidence: float
 
 
 @dataclass(frozen=True)
@@ -45,52 +40,91 @@ class Payload:
 
     origin: str
     where: str
-    phrase: str | None
+    phrases: tuple[str, ...]
     positions: tuple[float, ...] = ()
     duration_s: float = 0.0
 
 
 NEIGHBOUR_S = 0.12  # far enough for motion to show, near enough for flow to follow
 SPREAD = 7  # evenly spread frames from which the temporal median is taken
+ON_TRACK = 0.3  # IoU of boxes below which what was found is not what was followed there
 
 
 class Finder:
     """``finder(payload)`` gives a row for the store's records: found subjects as Arrow IPC bytes, and why there are none."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, models: Models) -> None:
         import cv2
-
-        from models.subjects.descriptor import ClosedFormEncoder
-        from models.subjects.propose import EmbeddedGrounder, GrabCutSegmenter
 
         cv2.setNumThreads(1)
         self.rules = rules
-        self.grounder, self.segmenter, self.encoder = EmbeddedGrounder(), GrabCutSegmenter(), ClosedFormEncoder()
+        self.grounder, self.segmenter = models.load_grounder(), models.load_segmenter()
+        self.tracker, self.encoder = models.load_tracker(), models.load_encoder()
 
     def __call__(self, payload: Payload) -> Mapping[str, Any]:
-        frames, times, at, reader = read(payload)
-        phrases = [payload.phrase] if payload.phrase else []
-        rows: list[dict[str, object]] = []
-        reasons: list[str] = []
-        for index, proposals in zip(at, self.grounder.ground(frames, at, phrases), strict=True):
-            regions = [
-                region
-                for p in proposals
-                if p.confidence >= self.rules.min_confidence
-                and (region := self.segmenter.segment(frames[index], p)) is not None
-            ]
-            kept, why = judge(regions, frames[index].shape[:2], self.rules)
-            reasons += why or ["no_subject"]
-            for rank, region in enumerate(kept):
-                rows.append(self._row(frames[index], region, times[index], rank))
-        table = pa.Table.from_pylist(rows, schema=FOUND)
-        return {"found": packed(table), "reason": "" if rows else most_common(reasons), "reader": reader}
+        from models.subjects.rules import judge, unambiguous
 
-    def _row(self, frame: U8, region: Region, time_s: float, rank: int) -> dict[str, object]:
+        frames, times, at, reader = read(payload)
+        reasons: list[str] = []
+        seen: dict[int, list[Region]] = {}
+        for index, proposals in zip(at, self.grounder.ground(frames, at, payload.phrases), strict=True):
+            asked, dropped = unambiguous(proposals, self.rules)
+            reasons += dropped
+            seen[index] = self._segmented(frames[index], asked)
+        if self.tracker is not None and len(frames) > 1:
+            reasons += self._follow(frames, seen)
+        rows: list[dict[str, object]] = []
+        for index, regions in seen.items():
+            kept, why = judge(regions, frames[index].shape[:2], self.rules)
+            reasons += why or ([] if kept else ["no_subject"])
+            for rank, region in enumerate(kept):
+                # A grounder without language finds the main subject, which is what the caption names first.
+                named = region.phrase or (payload.phrases[0] if rank == 0 and payload.phrases else None)
+                number = payload.phrases.index(region.phrase) if region.phrase in payload.phrases else rank
+                rows.append(self._row(frames[index], region, times[index], number, named))
+        table = pa.Table.from_pylist(rows, schema=FOUND)
+        return {
+            "found": packed(table),
+            "reason": "" if rows else most_common(reasons or ["no_subject"]),
+            "reader": reader,
+        }
+
+    def _segmented(self, frame: U8, proposals: Sequence[Proposal]) -> list[Region]:
+        found = (self.segmenter.segment(frame, p) for p in proposals)
+        return [region for region in found if region is not None]
+
+    def _follow(self, frames: U8, seen: dict[int, list[Region]]) -> list[str]:
+        """Follow each phrase from where it was found most surely; what lies off its track is dropped, what was missed added."""
+        from models.subjects.protocols import Region, iou
+        from models.subjects.sam2 import box_of
+
+        assert self.tracker is not None
+        dropped: list[str] = []
+        phrases = {r.phrase for regions in seen.values() for r in regions}
+        for phrase in sorted(phrases, key=lambda p: p or ""):
+            best, start = max(
+                ((r, index) for index, regions in seen.items() for r in regions if r.phrase == phrase),
+                key=lambda pair: (pair[0].confidence, -pair[1]),
+            )
+            masks = self.tracker.track(frames, start, best.mask)
+            for index, regions in seen.items():
+                mine = [r for r in regions if r.phrase == phrase]
+                box = box_of(masks[index])
+                off = [r for r in mine if box is None or iou(r.box, box) < ON_TRACK]
+                dropped += ["off_track"] * len(off)
+                regions[:] = [r for r in regions if r not in off]
+                if len(off) == len(mine) and box is not None:
+                    regions.append(Region(box, masks[index], best.confidence, phrase))
+        return dropped
+
+    def _row(self, frame: U8, region: Region, time_s: float, number: int, phrase: str | None) -> dict[str, object]:
         import numpy as np
 
+        from models.subjects.descriptor import surroundings
         from models.subjects.frames import png
+        from models.subjects.prompts import appearance
         from models.subjects.protocols import area
+        from models.subjects.quality import completeness, sharpness
 
         height, width = frame.shape[:2]
         x0, y0, x1, y1 = region.box
@@ -101,13 +135,18 @@ class Finder:
         crop, mask = np.ascontiguousarray(frame[cut]), np.ascontiguousarray(region.mask[cut])
         return {
             "time_s": time_s,
-            "rank": rank,
+            "subject": number,
+            "phrase": phrase,
             "box": list(region.box),
             "area": area(region.box),
             "mask_area": float((region.mask > 127).mean()),
             "crop": png(crop),
             "mask": png(mask),
             "embedding": self.encoder.encode([crop], [mask])[0].tolist(),
+            "appearance": appearance(phrase, crop, mask),
+            "completeness": completeness(region.mask),
+            "sharpness": sharpness(crop, mask),
+            "background": surroundings(frame, region.mask).tolist(),
         }
 
 
@@ -134,30 +173,6 @@ def read(payload: Payload) -> tuple[U8, list[float], list[int], str]:
     except UndecodableError as error:
         raise ValueError(f"{Path(payload.where).name} cannot be decoded: {error}") from error
     return frames, times, sorted({times.index(t) for t in targets}), str(readings[0])
-
-
-def judge(regions: Sequence[Region], size: tuple[int, int], rules: Rules) -> tuple[list[Region], list[str]]:
-    """The regions that satisfy the rules, best first, and the names of the rules that stopped the others."""
-    from models.subjects.protocols import area, iou
-
-    kept: list[Region] = []
-    stopped: list[str] = []
-    for region in sorted(regions, key=lambda r: -r.confidence):
-        x0, y0, x1, y1 = region.box
-        share = area(region.box)
-        if share < rules.min_area:
-            stopped.append("box_too_small")
-        elif share > rules.max_area:
-            stopped.append("box_too_large")
-        elif min((x1 - x0) * size[1], (y1 - y0) * size[0]) < rules.min_side:
-            stopped.append("side_too_short")
-        elif any(iou(region.box, other.box) > rules.max_iou for other in kept):
-            stopped.append("same_box")
-        elif len(kept) >= rules.most:
-            stopped.append("not_the_main_subject")
-        else:
-            kept.append(region)
-    return kept, stopped
 
 
 def packed(table: pa.Table) -> bytes:

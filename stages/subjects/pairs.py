@@ -1,27 +1,34 @@
-"""Stage ``pairs``: training samples of reference and target, in-pair and cross-pair, with prompts and a leak-free split."""
+"""Stage ``pairs``: training samples of references and target, in-pair and cross-pair, with prompts and a leak-free split."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from data_schemas.ids import short_hash
-from data_schemas.tables import CAPTIONS, DEDUPE, PAIRS, SUBJECTS, SUBSET
+from data_schemas.tables import CAPTIONS, DEDUPE, PAIR_CANDIDATES, PAIRS, SUBJECTS, SUBSET
 from stages.contract import Context, NotEnoughRows, Params, Table, stage
-from stages.subjects.match import Candidates, held_out_videos, match
+
+if TYPE_CHECKING:
+    from stages.subjects.drafts import Draft
+    from stages.subjects.identities import Clips, Crops, Identities
+    from stages.subjects.retrieve import Candidates
+    from stages.subjects.split import Split
+
+SAMPLES_A_FILE = 16_384
+CANDIDATES_A_FILE = 65_536
 
 
 class PairParams(Params):
     """Bounds are cosines of the embedded encoder, from its separation of the DreamBooth photographs.
 
-    Of pairs of different subjects there 5% score above 0.66 and 1% above 0.75; of pairs of one subject 65% score
-    above 0.66 and 1% above 0.93. Another encoder needs its own bounds.
+    Of pairs of different subjects there 5% score above 0.66 and 1% above 0.75; of pairs of one subject 64% score
+    above 0.66 and 1% above 0.94. Another encoder needs its own bounds: ``benchmarks/identity_roc.py`` gives them.
     """
 
     in_pair_per_clip: int = Field(1, ge=0, description="in-pair samples per clip")
@@ -31,8 +38,18 @@ class PairParams(Params):
     cross_pair_per_clip: int = Field(2, ge=0, description="cross-pair samples per clip")
     lower: float = Field(0.66, ge=-1, le=1, description="below this a candidate is another subject")
     upper: float = Field(0.98, ge=-1, le=1, description="above this a candidate is a copy")
+    background: float = Field(0.93, ge=-1, le=1, description="above this a candidate's background is the target's")
+    source: Literal["any", "same", "other"] = Field(
+        "any", description="whether references come from the target's source"
+    )
     names_must_agree: bool = Field(True, description="where both are named, their head nouns must be the same")
+    candidates: int = Field(32, ge=1, le=256, description="most alike identities looked at for each subject")
+    candidates_told: int = Field(8, ge=0, description="of these, how many are told in candidates and the ledger")
     held_out: float = Field(0.1, ge=0, le=0.5, description="share of source videos kept from training")
+    largest_identity: float = Field(
+        0.5, gt=0, le=1, description="largest share of the videos that likeness alone may tie to one side of the split"
+    )
+    reference_token: str = Field("", description="put before each bound phrase, e.g. <cls>; empty for none")
     min_in_pair: int = Field(1, ge=0, description="in-pair samples without which the pipeline stops here")
     min_cross_pair: int = Field(1, ge=0, description="cross-pair samples without which the pipeline stops here")
 
@@ -43,270 +60,275 @@ class PairParams(Params):
         return self
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A sample before its prompt is written."""
-
-    kind: str
-    clip_id: str
-    reference: str
-    similarity: float | None
-
-
 @stage(
     name="pairs",
-    version="1",
+    version="2",
     params=PairParams,
     inputs={"subset": Table(SUBSET), "subjects": Table(SUBJECTS), "dedupe": Table(DEDUPE), "captions": Table(CAPTIONS)},
-    outputs={"pairs": Table(PAIRS)},
+    outputs={"pairs": Table(PAIRS), "candidates": Table(PAIR_CANDIDATES)},
     optional=("dedupe", "captions"),
 )
 def pairs(ctx: Context, params: PairParams) -> None:
     """Pair every clip with crops of itself and with crops of the same identity from elsewhere."""
-    clips = _clips(ctx)
-    columns = ["subject_id", "origin", "clip_id", "video_id", "phrase", "time_s", "area", "embedding"]
-    rows = ctx.dataset("subjects").to_table(columns=columns).to_pylist()
-    main, ledger = main_subjects(rows, clips)
-    files = {origin: [r["video_id"] for r in main if r["origin"] == origin] for origin in ("clip", "photo")}
-    split = held_out_videos(files["clip"], files["photo"], ctx.seed, params.held_out)
-
-    in_drafts, clip_reason = in_pairs(main, clips, ctx.seed, params)
-    cross_drafts, cross_reason = cross_pairs(main, clips, split, params)
-    drafts = [*in_drafts, *cross_drafts]
-    by_id = {r["subject_id"]: r for r in main}
-    told = _appearances(ctx, {d.reference for d in drafts}, by_id)
-    samples = [_sample(d, clips[d.clip_id], by_id[d.reference], told, split) for d in drafts]
-    ctx.write("pairs", PAIRS.table(samples))
-
-    used = Counter(d.reference for d in drafts)
-    ledger += [
-        {"record_id": r["subject_id"], "video_id": r["video_id"], "status": "accepted"}
-        if used[r["subject_id"]]
-        else {"record_id": r["subject_id"], "video_id": r["video_id"], "status": "rejected", "reason": "never_drawn"}
-        for r in main
-    ]
-    paired: dict[str, set[str]] = {}
-    for draft in drafts:
-        paired.setdefault(draft.clip_id, set()).add(draft.kind)
-    with_subject = {r["clip_id"] for r in main}
-    for clip_id, clip in clips.items():
-        kinds = paired.get(clip_id, set())
-        reason = cross_reason.get(clip_id) if clip_id in with_subject else "no_subject"
-        if kinds == {"in_pair"}:
-            reason = f"in_pair_only:{reason}" if reason else None
-        elif not kinds and clip_id in with_subject:
-            reason = clip_reason.get(clip_id) or reason or "no_pairs_asked_for"
-        ledger.append(
-            {
-                "record_id": clip_id,
-                "video_id": clip["video_id"],
-                "status": "accepted" if kinds else "rejected",
-                "reason": None if "cross_pair" in kinds else reason,
-            }
-        )
-    ctx.ledger(ledger)
-    _enough(samples, params, clip_reason, cross_reason, len(clips) - len(with_subject & set(clips)))
-
-
-def _clips(ctx: Context) -> dict[str, dict[str, Any]]:
-    columns = ["clip_id", "video_id", "media_sha256", "caption", "start_s", "end_s", "fps"]
-    clips = {r["clip_id"]: {**r, "group": None} for r in ctx.dataset("subset").to_table(columns=columns).to_pylist()}
-    if ctx.has("captions"):
-        wanted = pc.field("clip_id").isin(pa.array(list(clips), pa.string()))
-        for r in ctx.dataset("captions").to_table(columns=["clip_id", "caption"], filter=wanted).to_pylist():
-            clips[r["clip_id"]]["caption"] = r["caption"] or clips[r["clip_id"]]["caption"]
-    if ctx.has("dedupe"):
-        wanted = pc.field("clip_id").isin(pa.array(list(clips), pa.string()))
-        for r in ctx.dataset("dedupe").to_table(columns=["clip_id", "group_id"], filter=wanted).to_pylist():
-            clips[r["clip_id"]]["group"] = r["group_id"]
-    return clips
-
-
-def main_subjects(
-    rows: list[dict[str, Any]], clips: Mapping[str, Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The one subject of each clip and instant that its phrase names (the largest where none is named), and a ledger of
-    the others. Subjects of clips outside the subset are left out as ``clip_not_in_subset``."""
-    best: dict[tuple[str, float], dict[str, Any]] = {}
-    ledger = []
-
-    def reject(row: dict[str, Any], reason: str) -> None:
-        ledger.append(
-            {"record_id": row["subject_id"], "video_id": row["video_id"], "status": "rejected", "reason": reason}
-        )
-
-    for row in sorted(rows, key=lambda r: (r["phrase"] is None, -r["area"], r["subject_id"])):
-        if row["origin"] == "clip" and row["clip_id"] not in clips:
-            reject(row, "clip_not_in_subset")
-            continue
-        key = (row["clip_id"] or row["video_id"], row["time_s"] or 0.0)
-        if key in best:
-            reject(row, "secondary_subject")
-        else:
-            best[key] = row
-    return sorted(best.values(), key=lambda r: (r["clip_id"] or "", r["video_id"], r["time_s"] or 0.0)), ledger
-
-
-def in_pairs(
-    main: list[dict[str, Any]], clips: Mapping[str, Mapping[str, Any]], seed: int, params: PairParams
-) -> tuple[list[Draft], dict[str, str]]:
-    """References from the target clip itself, never from its first frame, and why a clip has none.
-
-    A reference must resemble the mean of the clip's other crops: a crop that does not shows something else.
-    """
     import numpy as np
 
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in main:
-        if row["origin"] == "clip":
-            groups.setdefault(row["clip_id"], []).append(row)
-    drafts, reasons = [], {}
-    for clip_id, rows in groups.items():
-        later = [r for r in rows if r["time_s"] > 0.5 / max(clips[clip_id]["fps"], 1e-6)]
-        later.sort(key=lambda r: short_hash("in_pair", seed, r["subject_id"]))
-        fitting: list[Draft] = []
-        for row in later:
-            others = [np.asarray(r["embedding"]) for r in rows if r is not row]
-            mean = np.mean(others, axis=0) if others else None
-            cosine = (
-                None if mean is None else round(float(np.asarray(row["embedding"]) @ mean / np.linalg.norm(mean)), 5)
-            )
-            if cosine is None or cosine >= params.in_pair_lower:
-                fitting.append(Draft("in_pair", clip_id, row["subject_id"], cosine))
-        drafts += fitting[: params.in_pair_per_clip]
-        if not fitting:
-            reasons[clip_id] = "subject_changes" if later else "only_the_first_frame"
-    return drafts, reasons
+    from stages.subjects.identities import clip_columns, load
+    from stages.subjects.retrieve import Bounds, candidates, settle
+    from stages.subjects.split import components, links, split
 
-
-def cross_pairs(
-    main: list[dict[str, Any]], clips: Mapping[str, Mapping[str, Any]], held_out: set[str], params: PairParams
-) -> tuple[list[Draft], dict[str, str]]:
-    """References of the same identity from another clip or a photograph, and why a clip has none."""
-    import numpy as np
-
-    if not main or not params.cross_pair_per_clip:
-        return [], {}
-    codes: dict[str, dict[str | None, int]] = {"clip": {None: -1}, "video": {}, "group": {None: -1}, "name": {None: -1}}
-
-    def code(kind: str, value: str | None) -> int:
-        return codes[kind].setdefault(value, len(codes[kind]))
-
-    def arrays(rows: list[dict[str, Any]], vectors: Any) -> Candidates:
-        # Clips whose bytes are equal are one group whatever dedupe said.
-        groups = [
-            None if (c := clips.get(r["clip_id"] or "")) is None else c["group"] or f"bytes:{c['media_sha256']}"
-            for r in rows
-        ]
-        spans = [clips.get(r["clip_id"] or "", {"start_s": np.nan, "end_s": np.nan}) for r in rows]
-        return Candidates(
-            np.asarray(vectors, np.float32),
-            np.array([code("clip", r["clip_id"]) for r in rows], np.int64),
-            np.array([code("video", r["video_id"]) for r in rows], np.int64),
-            np.array([code("group", g) for g in groups], np.int64),
-            np.array([int(r["video_id"] in held_out) for r in rows], np.int64),
-            np.array([code("name", _head(r["phrase"]) if params.names_must_agree else None) for r in rows], np.int64),
-            np.array([s["start_s"] for s in spans], np.float64),
-            np.array([s["end_s"] for s in spans], np.float64),
-        )
-
-    of_clip: dict[str, list[dict[str, Any]]] = {}
-    for row in main:
-        if row["origin"] == "clip":
-            of_clip.setdefault(row["clip_id"], []).append(row)
-    targets = [rows[0] for rows in of_clip.values()]
-    means = [np.mean([r["embedding"] for r in rows], axis=0) for rows in of_clip.values()]
-    if not targets:
-        return [], {}
-    candidates = arrays(main, np.asarray([r["embedding"] for r in main], np.float32))
-    wanted = arrays(targets, [m / max(float(np.linalg.norm(m)), 1e-9) for m in means])
-    # A photograph has no clip; code -1 on both sides would look like one and the same.
-    candidates.clip[candidates.clip < 0] = -2
-    drafts, reasons = [], {}
-    for found in match(wanted, candidates, lower=params.lower, upper=params.upper, most=params.cross_pair_per_clip):
-        clip_id = targets[found.target]["clip_id"]
-        drafts += [Draft("cross_pair", clip_id, main[row]["subject_id"], cosine) for row, cosine in found.chosen]
-        if found.reason:
-            reasons[clip_id] = found.reason
-    return drafts, reasons
-
-
-def _head(phrase: str | None) -> str | None:
-    """The head noun of a phrase: its last word, "dog" of "a brown dog"."""
-    words = (phrase or "").lower().split()
-    return words[-1] if words else None
-
-
-def _appearances(ctx: Context, wanted: set[str], by_id: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What each reference looks like; crops are read a batch at a time, and only those that are used."""
-    from models.subjects.frames import picture
-    from models.subjects.prompts import appearance
-
-    told = {}
-    scanner = ctx.dataset("subjects").scanner(
-        columns=["subject_id", "crop", "mask"],
-        filter=pc.field("subject_id").isin(pa.array(sorted(wanted), pa.string())),
-        batch_size=64,
+    table = clip_columns(
+        ctx.dataset("subset"),
+        ctx.dataset("dedupe") if ctx.has("dedupe") else None,
+        ctx.dataset("captions") if ctx.has("captions") else None,
     )
-    for batch in scanner.to_batches():
-        for row in batch.to_pylist():
-            crop, mask = picture(row["crop"], row["subject_id"]), picture(row["mask"], row["subject_id"])[..., 0]
-            told[row["subject_id"]] = appearance(by_id[row["subject_id"]]["phrase"], crop, mask)
-    return told
+    clips, crops, identities, ledger = load(ctx.dataset("subjects"), table, names_must_agree=params.names_must_agree)
+    for rows in ledger:
+        _ledger(ctx, rows)
+    bounds = Bounds(params.lower, params.upper, params.background, params.source)
+    with ctx.progress(len(identities), "subjects") as bar:
+        # Also where no cross-pairs are asked for: the split must not leak identities.
+        found = candidates(identities, bounds, params.candidates, tick=bar.advance)
+    target = np.zeros(len(clips.videos), bool)
+    target[identities.video[identities.clip >= 0]] = True
+    component, cut = components(len(clips.videos), *links(found, identities), params.largest_identity)
+    drawn = split(clips.videos, target, component, cut, seed=ctx.seed, share=params.held_out)
+    ctx.event(
+        "pair_split",
+        videos=len(target),
+        components=len(np.unique(component)),
+        held_out=int(drawn.held_out.sum()),
+        identity_links_cut=drawn.cut,
+    )
+    found = settle(found, identities, drawn.held_out[identities.video], params.cross_pair_per_clip)
+    samples = SampleWriter(ctx, params, clips, crops, identities, found, drawn)
+    samples.write()
+    _tell_candidates(ctx, params.candidates_told, crops, identities, found)
+    samples.enough()
 
 
-def _sample(
-    draft: Draft,
-    clip: Mapping[str, Any],
-    reference: Mapping[str, Any],
-    told: Mapping[str, str],
-    held_out: set[str],
-) -> dict[str, Any]:
-    from models.subjects.prompts import compose, noun_phrase
+class SampleWriter:
+    """The samples on their way to the table, and what became of every clip and crop."""
 
-    phrase = noun_phrase(clip["caption"]) or reference["phrase"] or told[reference["subject_id"]]
-    return {
-        "sample_id": short_hash("sample", draft.kind, draft.clip_id, draft.reference),
-        "kind": draft.kind,
-        "clip_id": draft.clip_id,
-        "video_id": clip["video_id"],
-        "prompt": compose(clip["caption"], [phrase], [told[reference["subject_id"]]]),
-        "references": [
-            {
-                "subject_id": reference["subject_id"],
-                "phrase": phrase,
-                "appearance": told[reference["subject_id"]],
-                "origin": reference["origin"],
-                "video_id": reference["video_id"],
-                "time_s": reference["time_s"],
-            }
-        ],
-        "similarity": draft.similarity,
-        "same_source": reference["video_id"] == clip["video_id"],
-        "split": "held_out" if clip["video_id"] in held_out else "train",
-    }
+    def __init__(
+        self,
+        ctx: Context,
+        params: PairParams,
+        clips: Clips,
+        crops: Crops,
+        identities: Identities,
+        found: Candidates,
+        drawn: Split,
+    ) -> None:
+        import numpy as np
 
+        self.ctx, self.params, self.clips, self.crops = ctx, params, clips, crops
+        self.identities, self.found, self.drawn = identities, found, drawn
+        self.used = np.zeros(len(crops.identity), bool)
+        self.counts: Counter[str] = Counter()
+        self.why: dict[str, Counter[str]] = {"in_pair": Counter(), "cross_pair": Counter()}
+        # Why a clip has no cross-pair; with a ! before it, why it has no pair at all.
+        self.ended: list[str | None] = [None] * len(clips.table)
+        self.has_subject: set[int] = set()
 
-def _enough(
-    samples: list[dict[str, Any]],
-    params: PairParams,
-    in_reason: Mapping[str, str],
-    cross_reason: Mapping[str, str],
-    without_subject: int,
-) -> None:
-    for kind, least, reasons in (
-        ("in_pair", params.min_in_pair, in_reason),
-        ("cross_pair", params.min_cross_pair, cross_reason),
-    ):
-        have = sum(s["kind"] == kind for s in samples)
-        if have < least:
-            counted = [f"{n} clips {reason}" for reason, n in sorted(Counter(reasons.values()).items())]
-            if without_subject:
-                counted.append(f"{without_subject} clips without a subject")
-            raise NotEnoughRows(
-                f"{kind.replace('_', '-')} samples",
-                least,
-                have,
-                f"Why not: {', '.join(counted) or 'no clips'}. Add sources that show one subject twice, or change pairs.lower, "
-                f"pairs.upper or pairs.min_{kind}.",
+    def write(self) -> None:
+        for drafts in _chunks(self._drafts(), SAMPLES_A_FILE):
+            self.ctx.write("pairs", PAIRS.table(self._rows(drafts)))
+        if not self.counts:
+            self.ctx.write("pairs", PAIRS.empty())
+        self._tell()
+
+    def _drafts(self) -> Iterator[Draft]:
+        import numpy as np
+
+        from stages.subjects.drafts import by_clip, cross_pair, in_pair
+        from stages.subjects.retrieve import why_none
+
+        params = self.params
+        spans = np.searchsorted(self.crops.identity, np.arange(len(self.identities) + 1))
+        fps = self.clips.table["fps"].to_numpy()
+        for clip, of in by_clip(self.identities):
+            self.has_subject.add(clip)
+            own, no_own = in_pair(
+                clip,
+                of,
+                self.crops,
+                spans,
+                fps=float(fps[clip]),
+                seed=self.ctx.seed,
+                lower=params.in_pair_lower,
+                most=params.in_pair_per_clip,
             )
+            crossed = cross_pair(clip, of, self.found, self.identities, params.cross_pair_per_clip)
+            no_cross = None if crossed or not params.cross_pair_per_clip else why_none(self.found.reason[of].ravel())
+            if no_own:
+                self.why["in_pair"][no_own] += 1
+            if no_cross:
+                self.why["cross_pair"][no_cross] += 1
+            if own and not crossed:
+                self.ended[clip] = f"in_pair_only:{no_cross}" if no_cross else None
+            elif not own and not crossed:
+                self.ended[clip] = "!" + (no_own or no_cross or "no_pairs_asked_for")
+            yield from (*own, *crossed)
+
+    def _rows(self, drafts: Sequence[Draft]) -> list[dict[str, object]]:
+        import numpy as np
+
+        from models.subjects.prompts import compose, noun_phrase
+
+        about = self.crops.about
+        at = np.array([t.crop for d in drafts for t in d.references], np.int64)
+        # What the target's caption calls a subject is asked of the target's own crop, not of the reference.
+        own = np.array([self.identities.best[t.identity] for d in drafts for t in d.references], np.int64)
+        references = iter(about.take(pa.array(at)).to_pylist())
+        named = iter(about["phrase"].take(pa.array(own)).to_pylist())
+        clips = self.clips.table.select(["clip_id", "video_id", "caption"]).take(pa.array([d.clip for d in drafts]))
+        self.used[at] = True
+        rows: list[dict[str, object]] = []
+        for draft, clip in zip(drafts, clips.to_pylist(), strict=True):
+            caption, phrases, looks, told = clip["caption"], [], [], []
+            for n in range(len(draft.references)):
+                crop, name = next(references), next(named)
+                look = crop["appearance"] or crop["phrase"] or "the subject"
+                phrase = name or (noun_phrase(caption) if n == 0 else None) or crop["phrase"] or look
+                phrases.append(phrase)
+                looks.append(look)
+                told.append(
+                    {
+                        **{k: crop[k] for k in ("subject_id", "origin", "video_id", "time_s")},
+                        "phrase": phrase,
+                        "appearance": look,
+                    }
+                )
+            cosines = [t.similarity for t in draft.references]
+            grounds = [t.background for t in draft.references if t.background is not None]
+            known = [c for c in cosines if c is not None]
+            rows.append(
+                {
+                    "sample_id": short_hash("sample", draft.kind, clip["clip_id"], *(t["subject_id"] for t in told)),
+                    "kind": draft.kind,
+                    "clip_id": clip["clip_id"],
+                    "video_id": clip["video_id"],
+                    "prompt": compose(caption, phrases, looks, token=self.params.reference_token),
+                    "references": told,
+                    "similarity": min(known) if known else None,
+                    "similarities": cosines,
+                    "same_source": any(t["video_id"] == clip["video_id"] for t in told),
+                    "same_shot": draft.kind == "in_pair",
+                    "background": max(grounds) if grounds else None,
+                    "split": "held_out" if self.drawn.held_out[self.clips.video[draft.clip]] else "train",
+                }
+            )
+            self.counts[draft.kind] += 1
+        return rows
+
+    def _tell(self) -> None:
+        """One line in the ledger for every crop of a main subject and for every clip."""
+        about = self.crops.about
+        accepted = [bool(u) for u in self.used]
+        _ledger(
+            self.ctx,
+            pa.table(
+                {
+                    "record_id": about["subject_id"],
+                    "video_id": about["video_id"],
+                    "status": pa.array(["accepted" if a else "rejected" for a in accepted], pa.string()),
+                    "reason": pa.array([None if a else "never_drawn" for a in accepted], pa.string()),
+                }
+            ),
+        )
+        reasons = [r if i in self.has_subject else "!no_subject" for i, r in enumerate(self.ended)]
+        _ledger(
+            self.ctx,
+            pa.table(
+                {
+                    "record_id": self.clips.table["clip_id"],
+                    "video_id": self.clips.table["video_id"],
+                    "status": pa.array(["rejected" if r and r[0] == "!" else "accepted" for r in reasons], pa.string()),
+                    "reason": pa.array([r.lstrip("!") if r else None for r in reasons], pa.string()),
+                }
+            ),
+        )
+
+    def enough(self) -> None:
+        """Raises ``NotEnoughRows`` with what stood in the way."""
+        for kind, least in (("in_pair", self.params.min_in_pair), ("cross_pair", self.params.min_cross_pair)):
+            have = self.counts[kind]
+            if have < least:
+                counted = [f"{n} clips {reason}" for reason, n in sorted(self.why[kind].items())]
+                without = len(self.clips.table) - len(self.has_subject)
+                if without:
+                    counted.append(f"{without} clips without a subject")
+                raise NotEnoughRows(
+                    f"{kind.replace('_', '-')} samples",
+                    least,
+                    have,
+                    f"Why not: {', '.join(counted) or 'no clips'}. Add sources that show one subject twice, or change "
+                    f"pairs.lower, pairs.upper or pairs.min_{kind}.",
+                )
+
+
+def _tell_candidates(ctx: Context, told: int, crops: Crops, identities: Identities, found: Candidates) -> None:
+    """The most alike candidates of each subject of a clip, and every reference, in the table and in the ledger."""
+    import numpy as np
+
+    from stages.subjects.retrieve import NONE, REASONS
+
+    names = np.array([None, *REASONS], object)
+    ids, videos = crops.about["subject_id"].combine_chunks(), crops.about["video_id"].combine_chunks()
+    owners = crops.about["clip_id"].combine_chunks()
+    targets = np.flatnonzero(identities.clip >= 0)
+    wrote = False
+    step = max(1, CANDIDATES_A_FILE // max(1, told + 1))
+    for start in range(0, len(targets), step):
+        mine = targets[start : start + step]
+        reason, row = found.reason[mine], found.row[mine]
+        query, place = np.nonzero((reason != NONE) & ((np.arange(row.shape[1]) < told) | (reason == 0)))
+        target, other = mine[query], row[query, place].astype(np.int64)
+        t, o = pa.array(identities.best[target]), pa.array(identities.best[other])
+        ground = found.background[target, place].astype(np.float64)
+        why = pa.array(names[reason[query, place].astype(np.int64)], pa.string())
+        cosine = np.round(found.cosine[target, place].astype(np.float64), 6)
+        rows = pa.table(
+            {
+                "target_id": ids.take(t),
+                "candidate_id": ids.take(o),
+                "target_video_id": videos.take(t),
+                "candidate_video_id": videos.take(o),
+                "clip_id": owners.take(t),
+                "rank": pa.array(place, pa.int32()),
+                "similarity": pa.array(cosine),
+                "background": pa.array(np.round(ground, 6), mask=np.isnan(ground)),
+                "reason": why,
+            }
+        )
+        ctx.write("candidates", PAIR_CANDIDATES.validate(rows))
+        wrote = True
+        status = np.where(reason[query, place] == 0, "accepted", "rejected")
+        record = pc.binary_join_element_wise(rows["target_id"], rows["candidate_id"], ">")
+        _ledger(
+            ctx,
+            pa.table(
+                {"record_id": record, "video_id": rows["target_video_id"], "status": pa.array(status), "reason": why}
+            ),
+        )
+    if not wrote:
+        ctx.write("candidates", PAIR_CANDIDATES.empty())
+
+
+def _ledger(ctx: Context, rows: pa.Table) -> None:
+    """Arrow rows of this stage; without any, none."""
+    if len(rows):
+        count = len(rows)
+        rows = rows.append_column("stage", pa.array([ctx.name] * count, pa.string()))
+        ctx.ledger(rows.append_column("attempts", pa.array([1] * count, pa.int32())))
+
+
+def _chunks(drafts: Iterator[Draft], size: int) -> Iterator[list[Draft]]:
+    chunk: list[Draft] = []
+    for draft in drafts:
+        chunk.append(draft)
+        if len(chunk) >= size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

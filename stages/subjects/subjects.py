@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
 from data_schemas.ids import short_hash
 from data_schemas.tables import SUBJECTS, SUBSET, VIDEOS
 from stages.contract import Context, Files, Group, Params, StageError, Table, stage
-from stages.subjects.find import Finder, Payload, Rules, unpacked
+from stages.subjects.find import FOUND, Finder, Payload, unpacked
 from stages.subjects.locate import in_folder
 from stages.work import Item, Work, content_key, run_items
 
-# Names of the embedded models, repeated here so that planning imports none of them; a test compares them.
-GROUNDER, SEGMENTER, ENCODER = "motion-saliency/1", "grabcut/1", "closed-form/1"
+if TYPE_CHECKING:
+    from models.subjects.load import Models
+
 ROWS_A_FILE = 512  # rows carry PNG bytes: a file of this many stays in the tens of megabytes
+
+
+class ModelParams(Params):
+    """A model by its kind and weights; ``embedded`` needs none."""
+
+    kind: str = Field("embedded", description="embedded, or the adapter's name")
+    weights: str | None = Field(None, description="folder in from_pretrained's layout, or repository of the hub")
+    revision: str | None = Field(None, description="commit of the repository")
+    sha256: str | None = Field(None, description="pins a weights file of the folder")
 
 
 class SubjectParams(Params):
@@ -31,6 +41,16 @@ class SubjectParams(Params):
         1, ge=1, le=4, description="subjects kept per instant; the first is the one a phrase names"
     )
     min_confidence: float = Field(0.05, ge=0, le=1, description="least confidence of a proposal")
+    min_complete: float = Field(
+        0.0, ge=0, le=1, description="least share of a mask's outline that the frame does not cut off"
+    )
+    grounder: ModelParams = Field(ModelParams(), description="embedded or grounding-dino")
+    segmenter: ModelParams = Field(ModelParams(), description="embedded or sam2")
+    tracker: ModelParams = Field(ModelParams(kind="none"), description="none or sam2")
+    encoder: ModelParams = Field(ModelParams(), description="embedded, dinov2 or clip")
+    device: str = Field("cpu", description="where models with weights run: cpu or cuda")
+    workers_cpus: float = Field(1.0, gt=0)
+    workers_gpus: float = Field(0.0, ge=0)
     photographs: bool = Field(True, description="whether the source's photographs give subjects too")
 
     @model_validator(mode="after")
@@ -44,15 +64,19 @@ class SubjectParams(Params):
 
 @stage(
     name="subjects",
-    version="1",
+    version="2",
     params=SubjectParams,
     inputs={"subset": Table(SUBSET), "media": Files("media"), "videos": Table(VIDEOS)},
     outputs={"subjects": Table(SUBJECTS)},
-    models=lambda params: {"grounder": GROUNDER, "segmenter": SEGMENTER, "encoder": ENCODER},
+    models=lambda params: _names(params),
 )
 def subjects(ctx: Context, params: SubjectParams) -> None:
     """Crop the main subject of every clip at 0.05, 0.5 and 0.95 of its length, and of every photograph."""
-    records = [*_clips(ctx, params), *(_photographs(ctx) if params.photographs else ())]
+    records = [*_clips(ctx, params), *(_photographs(ctx, params) if params.photographs else ())]
+    from models.subjects.rules import Rules
+
+    models = chosen(params)
+    names = _names(params)
     rules = Rules(
         params.min_area,
         params.max_area,
@@ -60,44 +84,58 @@ def subjects(ctx: Context, params: SubjectParams) -> None:
         params.max_iou,
         params.max_subjects,
         params.min_confidence,
+        params.min_complete,
     )
-    recipe = ctx.recipe(
-        "find",
-        "2",
-        {
-            "grounder": GROUNDER,
-            "segmenter": SEGMENTER,
-            "encoder": ENCODER,
-            **params.model_dump(mode="json", exclude={"photographs"}),
-        },
-    )
+    how = params.model_dump(mode="json", exclude={"photographs", "device", "workers_cpus", "workers_gpus", *names})
     work = run_items(
         ctx,
-        group=Group("found", recipe),
+        group=Group("found", ctx.recipe("find", "3", {**names, **how})),
         items=[item for item, _ in records],
         make=Finder,
-        init={"rules": rules},
+        init={"rules": rules, "models": models},
         unit="clips and photographs",
+        cpus=params.workers_cpus,
+        gpus=params.workers_gpus,
     )
-    _settle(ctx, work, records)
+    _settle(ctx, work, records, names["encoder"])
+
+
+def _names(params: SubjectParams) -> dict[str, str]:
+    from models.subjects.weights import WeightsError
+
+    try:
+        return chosen(params).names()
+    except WeightsError as error:
+        raise StageError(f"subjects: {error}") from error
+
+
+def chosen(params: SubjectParams) -> Models:
+    """The models that the parameters name; their checks come with ``Models.names``."""
+    from models.subjects.load import KINDS, Choice, Models
+    from models.subjects.weights import Weights
+
+    def choice(model: ModelParams) -> Choice:
+        return Choice(model.kind, Weights(model.weights, model.revision, model.sha256) if model.weights else None)
+
+    return Models(**{role: choice(getattr(params, role)) for role in KINDS}, device=params.device)
 
 
 def _clips(ctx: Context, params: SubjectParams) -> Iterator[tuple[Item, dict[str, Any]]]:
-    from models.subjects.prompts import noun_phrase
+    from models.subjects.phrases import noun_phrases
 
     columns = ["clip_id", "video_id", "media_uri", "media_sha256", "caption", "frames", "fps"]
     folder = ctx.path("media")
     for row in ctx.dataset("subset").to_table(columns=columns).to_pylist():
-        phrase = noun_phrase(row["caption"])
+        phrases = tuple(noun_phrases(row["caption"], params.max_subjects))
         duration = max(0.0, (row["frames"] - 1) / row["fps"]) if row["fps"] > 0 else 0.0
-        payload = Payload("clip", str(in_folder(folder, row["media_uri"])), phrase, params.positions, duration)
-        key = content_key("clip", row["media_sha256"], phrase or "", duration)
-        ids = {"origin": "clip", "clip_id": row["clip_id"], "video_id": row["video_id"], "phrase": phrase}
+        payload = Payload("clip", str(in_folder(folder, row["media_uri"])), phrases, params.positions, duration)
+        key = content_key("clip", row["media_sha256"], phrases, duration)
+        ids = {"origin": "clip", "clip_id": row["clip_id"], "video_id": row["video_id"]}
         yield Item(key, row["clip_id"], payload), ids
 
 
-def _photographs(ctx: Context) -> Iterator[tuple[Item, dict[str, Any]]]:
-    from models.subjects.prompts import noun_phrase
+def _photographs(ctx: Context, params: SubjectParams) -> Iterator[tuple[Item, dict[str, Any]]]:
+    from models.subjects.phrases import noun_phrases
 
     columns = ["video_id", "uri", "media_type", "sha256", "caption", "status"]
     for row in ctx.dataset("videos").to_table(columns=columns).to_pylist():
@@ -105,13 +143,13 @@ def _photographs(ctx: Context) -> Iterator[tuple[Item, dict[str, Any]]]:
             continue
         if row["sha256"] is None:
             raise StageError(f"photograph {row['uri']} has status ok but no sha256; run again from analyze.")
-        phrase = noun_phrase(row["caption"])
-        ids = {"origin": "photo", "clip_id": None, "video_id": row["video_id"], "phrase": phrase}
-        payload = Payload("photo", row["uri"], phrase)
-        yield Item(content_key("photo", row["sha256"], phrase or ""), row["video_id"], payload), ids
+        phrases = tuple(noun_phrases(row["caption"], params.max_subjects))
+        ids = {"origin": "photo", "clip_id": None, "video_id": row["video_id"]}
+        payload = Payload("photo", row["uri"], phrases)
+        yield Item(content_key("photo", row["sha256"], phrases), row["video_id"], payload), ids
 
 
-def _settle(ctx: Context, work: Work, records: list[tuple[Item, dict[str, Any]]]) -> None:
+def _settle(ctx: Context, work: Work, records: list[tuple[Item, dict[str, Any]]], encoder: str) -> None:
     """Write the table and the ledger, a few records at a time."""
     ids = {item.record_id: about for item, about in records}
     ledger: list[dict[str, Any]] = []
@@ -130,7 +168,7 @@ def _settle(ctx: Context, work: Work, records: list[tuple[Item, dict[str, Any]]]
     for row in work.rows(ctx, [r for r in ids if r not in work.failed]):
         about = ids[row["record_id"]]
         found = unpacked(row["found"]).to_pylist()
-        rows += _rows(row["record_id"], about, found)
+        rows += _rows(row["record_id"], about, found, encoder)
         if len(rows) >= ROWS_A_FILE:
             ctx.write("subjects", SUBJECTS.table(rows))
             rows = []
@@ -148,21 +186,21 @@ def _settle(ctx: Context, work: Work, records: list[tuple[Item, dict[str, Any]]]
     ctx.ledger(ledger)
 
 
-def _rows(record_id: str, about: dict[str, Any], found: list[dict[str, Any]]) -> list[dict[str, object]]:
-    """Rows of one record. Only the first subject of an instant carries the phrase: the caption names one."""
+def _rows(record_id: str, about: dict[str, Any], found: list[dict[str, Any]], encoder: str) -> list[dict[str, object]]:
+    """Rows of one record; a phrase is only what names this very subject."""
     rows = []
     for f in found:
         clip = about["origin"] == "clip"
-        phrase = about["phrase"] if f["rank"] == 0 else None
         instant = f"{f['time_s']:.6f}" if clip else ""
         rows.append(
             {
                 **about,
-                **{k: f[k] for k in ("box", "area", "mask_area", "crop", "mask", "embedding")},
-                "subject_id": short_hash("subject", about["origin"], record_id, phrase or "", instant, f["rank"]),
-                "phrase": phrase,
+                **{name: f[name] for name in FOUND.names},
+                "subject_id": short_hash(
+                    "subject", about["origin"], record_id, f["phrase"] or "", instant, f["subject"]
+                ),
                 "time_s": f["time_s"] if clip else None,
-                "encoder": ENCODER,
+                "encoder": encoder,
             }
         )
     return rows

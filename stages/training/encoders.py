@@ -25,6 +25,9 @@ class ViewParams(Params):
     turn: float = Field(8.0, ge=0, le=180, description="largest rotation, degrees")
     shrink: float = Field(0.8, gt=0, le=1, description="smallest scale on the canvas")
     flip: float = Field(0.0, ge=0, le=1, description="probability of mirroring; mirrored text is other text")
+    colour: float = Field(
+        0.0, ge=0, lt=1, description="largest change of brightness, contrast and saturation, as a share"
+    )
     background: Literal["white", "keep"] = Field("white", description="masked subject on white, or the crop as cut")
 
 

@@ -207,7 +207,7 @@ def everything(tmp: Path) -> dict[str, pa.Table | Path]:
 
 def page_of(tmp: Path, inputs: dict[str, pa.Table | Path], **params: Any) -> str:
     ctx = LocalContext(tmp, report, inputs)
-    ctx.run(ReportParams.model_validate({"rules": [r.model_dump() for r in RULES], **params}))
+    ctx.run(ReportParams.model_validate({"rules": [r.model_dump() for r in RULES], "pairs_browsed": 0, **params}))
     assert [p.name for p in ctx.outputs["report"].iterdir()] == ["index.html"]
     return str((ctx.outputs["report"] / "index.html").read_text(encoding="utf-8"))
 

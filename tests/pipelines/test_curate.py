@@ -98,7 +98,8 @@ def test_running_again_does_no_work(place: Path, first: Done) -> None:
 def test_changing_a_threshold_reruns_selection_and_what_hangs_on_it(place: Path, first: Done) -> None:
     before = decoded(place)
     states = run(place, "--set", "select.rules.motionless.min=0.5").states
-    assert {n for n, s in states.items() if s == "CACHED"} >= {"ingest", "analyze", "caption"}
+    # Captions hang on it too: a captioner is asked about what passes the rules.
+    assert {n for n, s in states.items() if s == "CACHED"} >= {"ingest", "analyze"}
     assert {"preselect", "select", "dedupe", "review_clips", "export"} <= {
         n for n, s in states.items() if s == "SUCCEEDED"
     }

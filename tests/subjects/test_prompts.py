@@ -59,6 +59,16 @@ def test_any_caption_phrase_and_appearance_compose_to_a_prompt_that_parses(
     assert [p.index for p in layout.video if isinstance(p, Binding)] == [1]
 
 
+@given(st.text(max_size=60), st.integers(0, 20), st.integers(0, 20))
+def test_any_two_words_of_any_caption_can_be_bound(caption: str, first: int, second: int) -> None:
+    words = [w for w in (clean(part) for part in clean(caption).split()) if w]
+    if not words:
+        return
+    phrases = [words[first % len(words)], words[second % len(words)]]
+    layout = parse(compose(caption, phrases, ["one look", "another look"]))
+    assert sorted(p.index for p in layout.video if isinstance(p, Binding)) == [1, 2]
+
+
 def test_the_layout_is_the_one_of_the_papers_figure() -> None:
     prompt = compose("A woman and a man are cooking.", ["a woman", "a man"], ["a woman in yellow", "a man in blue"])
     assert prompt == (
@@ -67,8 +77,15 @@ def test_the_layout_is_the_one_of_the_papers_figure() -> None:
     assert plain(prompt) == "A woman and a man are cooking"
 
 
+def test_a_phrase_may_begin_another_sentence() -> None:
+    prompt = compose("A woman runs. A man sits.", ["a woman", "a man"], ["a tall woman", "a small man"])
+    assert prompt == "Ref 1: a tall woman. Ref 2: a small man. Video: Ref 1[A woman] runs. Ref 2[A man] sits"
+    assert plain(prompt) == "A woman runs. A man sits"
+    assert build(parse(prompt)) == prompt
+
+
 def test_a_phrase_that_the_caption_lacks_is_still_bound() -> None:
-    assert compose("it rains", ["a dog"], ["a wet dog"]) == "Ref 1: a wet dog. Video: Ref 1[a dog] , it rains"
+    assert compose("it rains", ["a dog"], ["a wet dog"]) == "Ref 1: a wet dog. Video: Ref 1[a dog], it rains"
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,15 @@ def test_view_0_is_the_picture_and_the_others_are_seeded_by_sample_reference_and
     assert len({v.tobytes() for v in seen}) == 5
 
 
+def test_colour_changes_the_subject_and_nothing_else_of_a_view() -> None:
+    plain, coloured = view(1), view(1, spec=ViewSpec(colour=0.3))
+    assert np.array_equal((plain == 255).all(axis=2), (coloured == 255).all(axis=2))  # the same place on the same white
+    assert not np.array_equal(plain, coloured)
+    assert np.array_equal(coloured, view(1, spec=ViewSpec(colour=0.3)))
+    assert not np.array_equal(coloured, view(1, sample="t", spec=ViewSpec(colour=0.3)))
+    assert np.array_equal(view(0), view(0, spec=ViewSpec(colour=0.3)))
+
+
 def test_a_letterboxed_picture_is_whole_centred_and_on_white() -> None:
     box = letterbox(open_reference(picture(), None, "keep"), height=32, width=48)
     # 30x28 into 48x32: scale 32/28, so 34 wide (30 * 1.143 = 34.3), and 7 white columns on either side.

@@ -1,0 +1,1 @@
+"""Models that look at pictures and write: captions, descriptions of references, prompts."""
