@@ -12,7 +12,8 @@ from data_schemas.tables import SAMPLES
 from models.subjects.frames import png
 from models.video.encode import write_video
 from stages.contract import NotEnoughRows
-from stages.evaluation.evaluate import EvaluateParams, evaluate
+from stages.evaluation.evaluate import evaluate
+from stages.evaluation.params import EvaluateParams
 from tests.context import LocalContext
 
 CHEAP = {"metrics": ["temporal_flicker", "dynamic_degree_dis", "clip_t", "subject_similarity"]}
