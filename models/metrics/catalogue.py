@@ -24,35 +24,49 @@ from models.metrics.technical_quality import technical_quality
 from models.metrics.temporal_flicker import temporal_flicker
 from models.metrics.tools import MetricInfo
 
-_SUBJECT = frozenset({"identity", "grounder", "segmenter"})
+_MASKS = frozenset({"grounder", "segmenter"})
+_SUBJECT = _MASKS | {"identity"}
 _CLIP = frozenset({"clip"})
 _DINO = frozenset({"dino"})
 _FACES = frozenset({"faces"})
+_MIDDLE = frozenset({"interpolator"})
 
 METRICS: dict[str, MetricInfo] = {
     m.key: m
     for m in (
-        MetricInfo("subject_similarity", "Subject similarity", subject_similarity, "higher", "1", _SUBJECT),
-        MetricInfo("dino_i", "DINO-I", dino_i, "higher", "1", _DINO),
-        MetricInfo("dino_i_masked", "DINO-I, masked", dino_i_masked, "higher", "1", _DINO | {"grounder", "segmenter"}),
-        MetricInfo("clip_i", "CLIP-I", clip_i, "higher", "1", _CLIP),
-        MetricInfo("face_similarity", "Face similarity", face_similarity, "higher", "1", _FACES),
-        MetricInfo("face_rate", "Face rate", face_rate, "higher", "1", _FACES),
-        MetricInfo("copy_paste", "Copy-paste", copy_paste, "lower", "2", _SUBJECT),
-        MetricInfo("clip_t", "CLIP-T", clip_t, "higher", "1", _CLIP),
-        MetricInfo("dynamic_degree", "Dynamic degree", dynamic_degree, "higher", "1", frozenset({"flow"})),
-        MetricInfo("dynamic_degree_dis", "Dynamic degree (DIS)", dynamic_degree_dis, "higher", "1"),
+        MetricInfo("subject_similarity", "Subject similarity", subject_similarity, "higher", "1", _SUBJECT, "identity"),
+        MetricInfo("dino_i", "DINO-I", dino_i, "higher", "1", _DINO, "identity"),
+        MetricInfo("dino_i_masked", "DINO-I, masked", dino_i_masked, "higher", "1", _DINO | _MASKS, "identity"),
+        MetricInfo("clip_i", "CLIP-I", clip_i, "higher", "1", _CLIP, "identity"),
+        MetricInfo("face_similarity", "Face similarity", face_similarity, "higher", "1", _FACES, "identity"),
+        MetricInfo("face_rate", "Face rate", face_rate, "higher", "1", _FACES, "identity"),
+        MetricInfo("copy_paste", "Copy-paste", copy_paste, "lower", "2", _SUBJECT, "identity"),
+        MetricInfo("clip_t", "CLIP-T", clip_t, "higher", "1", _CLIP, "prompt"),
+        MetricInfo("dynamic_degree", "Dynamic degree", dynamic_degree, "higher", "1", frozenset({"flow"}), "motion"),
+        MetricInfo("dynamic_degree_dis", "Dynamic degree (DIS)", dynamic_degree_dis, "higher", "1", group="motion"),
+        MetricInfo("motion_smoothness", "Motion smoothness", motion_smoothness, "higher", "1", _MIDDLE, "steadiness"),
         MetricInfo(
-            "motion_smoothness", "Motion smoothness", motion_smoothness, "higher", "1", frozenset({"interpolator"})
+            "motion_smoothness_dis", "Motion smoothness (DIS)", motion_smoothness_dis, "higher", "1", group="steadiness"
         ),
-        MetricInfo("motion_smoothness_dis", "Motion smoothness (DIS)", motion_smoothness_dis, "higher", "1"),
-        MetricInfo("temporal_flicker", "Temporal flicker", temporal_flicker, "higher", "1"),
-        MetricInfo("subject_consistency", "Subject consistency", subject_consistency, "higher", "1", _DINO),
-        MetricInfo("background_consistency", "Background consistency", background_consistency, "higher", "1", _CLIP),
-        MetricInfo("aesthetic", "Aesthetic", aesthetic, "higher", "1", frozenset({"clip", "aesthetic"})),
-        MetricInfo("imaging_quality", "Imaging quality", imaging_quality, "higher", "1", frozenset({"quality"})),
-        MetricInfo("technical_quality", "Technical quality (ours)", technical_quality, "higher", "1"),
-        MetricInfo("sharpness_crete", "Sharpness (Crete)", sharpness_crete, "higher", "1"),
-        MetricInfo("exposure", "Exposure", exposure, "higher", "1"),
+        MetricInfo("temporal_flicker", "Temporal flicker", temporal_flicker, "higher", "1", group="steadiness"),
+        MetricInfo(
+            "subject_consistency", "Subject consistency", subject_consistency, "higher", "1", _DINO, "steadiness"
+        ),
+        MetricInfo(
+            "background_consistency",
+            "Background consistency",
+            background_consistency,
+            "higher",
+            "1",
+            _CLIP,
+            "steadiness",
+        ),
+        MetricInfo("aesthetic", "Aesthetic", aesthetic, "higher", "1", _CLIP | {"aesthetic"}, "looks"),
+        MetricInfo(
+            "imaging_quality", "Imaging quality", imaging_quality, "higher", "1", frozenset({"quality"}), "looks"
+        ),
+        MetricInfo("technical_quality", "Technical quality (ours)", technical_quality, "higher", "1", group="looks"),
+        MetricInfo("sharpness_crete", "Sharpness (Crete)", sharpness_crete, "higher", "1", group="looks"),
+        MetricInfo("exposure", "Exposure", exposure, "higher", "1", group="looks"),
     )
 }

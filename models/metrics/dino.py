@@ -17,7 +17,7 @@ from models.scorers.clip_tower import file_sha256
 from models.subjects.protocols import F32, U8
 
 RESIZED, CUT = 256, 224
-MEAN, SPREAD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+MEAN, SPREAD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 BATCH = 32
 WEIGHTS = "model.safetensors"
 FAMILIES = ("vit", "dinov2", "dinov2_with_registers")  # of transformers; DINO's first version is a plain ViT
@@ -81,7 +81,7 @@ class CachedEncoder:
     def encode(self, pictures: Sequence[U8]) -> F32:
         import hashlib
 
-        keys = [(hashlib.sha256(np.ascontiguousarray(p)).digest(), p.shape) for p in pictures]
+        keys = [(hashlib.sha256(p.tobytes()).digest(), p.shape) for p in pictures]
         new = {k: p for k, p in zip(keys, pictures, strict=True) if k not in self._known}
         if new:
             self._known.update(zip(new, self.encoder.encode(list(new.values())), strict=True))

@@ -122,6 +122,7 @@ class MetricInfo:
     """How a metric is listed: its ``key`` in tables, what it is called, which way is better and what tools it needs.
 
     ``version`` enters the recipe of the work: a change of the formula changes it. ``needs`` names fields of ``Tools``.
+    ``group`` is what it is about: identity, prompt, motion, steadiness or looks.
     """
 
     key: str
@@ -130,6 +131,7 @@ class MetricInfo:
     better: Better
     version: str
     needs: frozenset[str] = field(default_factory=frozenset)
+    group: str = "own"
 
 
 def check_video(video_FHWC: U8) -> None:

@@ -1,4 +1,6 @@
-"""``fulcrum``: run, plan, status, graph, funnel, remove, train, merge, sample, adapter, promote, config, review, world."""
+"""``fulcrum``: run, plan, status, graph, funnel, remove, train, merge, sample, evaluate, report, protocol, adapter, promote,
+config, review, world.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,10 @@ from pipelines.catalog import BUILT_IN, find
 from pipelines.cli import (
     adapter_commands,
     config_commands,
+    evaluate_commands,
     funnel_commands,
     promote_command,
+    protocol_commands,
     remove_commands,
     review_commands,
     train_commands,
@@ -55,6 +59,7 @@ app.add_typer(review_commands.app, name="review")
 app.add_typer(world_commands.app, name="world")
 app.add_typer(train_commands.app, name="train")
 app.add_typer(adapter_commands.app, name="adapter")
+app.add_typer(protocol_commands.app, name="protocol")
 
 
 def _version(value: bool) -> None:
@@ -214,6 +219,8 @@ app.command()(remove_commands.remove)
 app.command()(promote_command.promote)
 app.command()(adapter_commands.merge)
 app.command()(adapter_commands.sample)
+app.command()(evaluate_commands.evaluate)
+app.command()(evaluate_commands.report)
 
 
 def run_app() -> int:

@@ -18,7 +18,10 @@ from stages.evaluation.summary import compare, summarise
 from stages.subjects.locate import in_folder, read_uri
 from stages.work import Item, Work, content_key, run_items
 
-ASKED = ("system", "prompt_id", "seed", "prompt", "uri", "reference_uri", "reference_uris", "status", "error_type", "error_message")  # fmt: skip
+ASKED = (
+    "system", "prompt_id", "seed", "prompt", "uri", "reference_uri", "reference_uris", "status", "error_type",
+    "error_message",
+)  # fmt: skip
 
 
 def _models(params: EvaluateParams) -> Mapping[str, str]:

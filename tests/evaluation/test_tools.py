@@ -75,7 +75,7 @@ def test_the_first_dino_is_a_plain_vit_and_other_models_are_refused(tmp_path: Pa
     assert np.allclose(np.linalg.norm(vit.encode(list(VIDEO)), axis=1), 1.0, atol=1e-5)
     with pytest.raises(ValueError, match="a bert model, not one of vit, dinov2"):
         DinoEncoder(str(save_dino(tmp_path / "bert", "bert", vocab_size=10)))
-    with pytest.raises(ValueError, match="no config.json beside a model.safetensors"):
+    with pytest.raises(ValueError, match=r"no config.json beside a model.safetensors"):
         DinoEncoder(str(tmp_path))
 
 
