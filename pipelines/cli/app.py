@@ -1,4 +1,4 @@
-"""``fulcrum``: run, plan, status, graph, funnel, remove, train, merge, sample, evaluate, report, protocol, adapter, promote,
+"""``fulcrum``: run, plan, status, graph, funnel, remove, train, merge, sample, evaluate, report, protocol, people, adapter, promote,
 config, review, world.
 """
 
@@ -22,6 +22,7 @@ from pipelines.cli import (
     config_commands,
     evaluate_commands,
     funnel_commands,
+    people_commands,
     promote_command,
     protocol_commands,
     remove_commands,
@@ -60,6 +61,7 @@ app.add_typer(world_commands.app, name="world")
 app.add_typer(train_commands.app, name="train")
 app.add_typer(adapter_commands.app, name="adapter")
 app.add_typer(protocol_commands.app, name="protocol")
+app.add_typer(people_commands.app, name="people")
 
 
 def _version(value: bool) -> None:

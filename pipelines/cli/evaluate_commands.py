@@ -64,7 +64,7 @@ def evaluate(
         if given:
             raise ConfigError([f"{', '.join(given)} without --videos: name the folders to measure"])
         settings = Settings.model_validate({"store": store or Settings().store})
-    opened, record = _run_with(settings.store, run_, "evaluate")
+    opened, record = run_with(settings.store, run_, "evaluate")
     if out is not None:
         _put_page(opened, record, out)
     _print(opened, record, json_)
@@ -76,7 +76,7 @@ def report(
     run_: RunId = None,
 ) -> None:
     """Put a run's report where you want it: one page that opens from disk, without a network."""
-    opened, record = _run_with(store or Settings().store, run_, "report")
+    opened, record = run_with(store or Settings().store, run_, "report")
     _put_page(opened, record, out)
     print(f"{out}: the report of run {record.run_id} of {record.pipeline}")
 
@@ -122,7 +122,7 @@ def _measure(
     return resolved.settings
 
 
-def _run_with(store_uri: str, run: str | None, stage: str) -> tuple[Store, RunRecord]:
+def run_with(store_uri: str, run: str | None, stage: str) -> tuple[Store, RunRecord]:
     """The store, and the run named, or the latest in which this stage was done."""
     from pipelines.dag.runs import load_run
     from pipelines.dag.store import Store
