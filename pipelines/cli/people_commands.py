@@ -122,9 +122,7 @@ def _show(found: Said) -> None:
         table = _table("metric", "with people's", "rho", "95%", "things", words=2)
         for one_ in sorted(known, key=lambda a: (a.question, -(a.rho.value or 0.0))):
             table.add_row(one_.metric, one_.question, *_estimate(one_.rho, 2), str(one_.rho.answers))
-        console.print(
-            "\n[bold]metrics and people[/] [dim]Spearman's rank correlation, intervals by prompt[/]"
-        )
+        console.print("\n[bold]metrics and people[/] [dim]Spearman's rank correlation, intervals by prompt[/]")
         console.print(table)
 
 
