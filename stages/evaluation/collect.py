@@ -13,9 +13,9 @@ from pydantic import Field, field_validator
 
 from data_schemas.tables import SAMPLES
 from stages.contract import Context, Files, Params, StageError, Table, World, stage
+from stages.evaluation.folders import stamp, videos_in
 from stages.evaluation.manifest import Asked, Manifest, read_manifest
 
-SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif")
 # How the videos of other systems are usually named; {index0} counts a prompt's seeds from 0, {index} from 1.
 PATTERNS = ("{prompt_id}-{seed}", "{prompt_id}_{seed}", "{prompt_id}/{seed}", "{prompt}-{index0}")
 ALONE = ("{prompt_id}", "{prompt}")  # where one video is asked of each prompt
@@ -50,9 +50,9 @@ def _world(params: CollectParams, world: World) -> Mapping[str, str]:
     manifest = read_manifest(Path(params.manifest))
     found = {"manifest": hashlib.sha256(Path(params.manifest).read_bytes()).hexdigest()}
     pictures = sorted({str(manifest.reference(name)) for asked in manifest.asked for name in asked.references})
-    found["references"] = _stamp(Path(name) for name in pictures)
+    found["references"] = stamp(Path(name) for name in pictures)
     for system, folder in params.videos.items():
-        found[f"videos of {system}"] = _stamp(sorted(_files(Path(folder), system).values()))
+        found[f"videos of {system}"] = stamp(sorted(videos_in(Path(folder), system).values()))
     return found
 
 
@@ -71,7 +71,7 @@ def collect(ctx: Context, params: CollectParams) -> None:
     rows: list[dict[str, object]] = []
     ledger: list[dict[str, object]] = []
     for system, source in params.videos.items():
-        files = _files(Path(source), system)
+        files = videos_in(Path(source), system)
         used = set()
         for wanted in _wanted(manifest, params.pattern):
             name = next((n for n in wanted.names if n in files), None)
@@ -133,21 +133,6 @@ def _wanted(manifest: Manifest, pattern: str | None) -> Iterator[_Wanted]:
             yield _Wanted(asked, seed, tuple(dict.fromkeys(p.format(**fields) for p in patterns)))
 
 
-def _files(folder: Path, system: str) -> dict[str, Path]:
-    """Videos below a folder by their relative path without ending. ``StageError`` when there are none or two of one name."""
-    if not folder.is_dir():
-        raise StageError(f"videos of {system}: there is no folder {folder}")
-    found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
-            raise StageError(f"videos of {system}: {found[name].name} and {path.name} have one name; leave one of them")
-        found[name] = path
-    if not found:
-        raise StageError(f"videos of {system}: {folder} holds no video ({', '.join(SUFFIXES)})")
-    return found
-
-
 def _references(manifest: Manifest, folder: Path, uri: str) -> dict[str, list[str]]:
     return {
         asked.prompt_id: [
@@ -167,14 +152,6 @@ def _put(source: Path, folder: Path) -> str:
     if not (folder / name).exists():
         shutil.copyfile(source, folder / name)
     return name
-
-
-def _stamp(files: Any) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        at = path.stat()
-        digest.update(f"{path}\0{at.st_size}\0{at.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 def _ended(row: Mapping[str, Any]) -> dict[str, object]:

@@ -12,6 +12,7 @@ from typing import Any
 from data_schemas.ids import short_hash
 from data_schemas.tables import COMPARISONS, MEASUREMENTS, METRICS, SAMPLES
 from stages.contract import Context, Files, Group, NotEnoughRows, StageError, Table, stage
+from stages.evaluation.fvd import distances
 from stages.evaluation.measure import Measurer, Sample
 from stages.evaluation.params import EvaluateParams
 from stages.evaluation.summary import compare, summarise
@@ -75,6 +76,8 @@ def evaluate(ctx: Context, params: EvaluateParams) -> None:
     }
     source = {"recipe": recipe, "samples": ctx.digest("samples")[0], "models": dict(_models(params))}
     metrics = summarise(samples, values, params, source)
+    if params.fvd is not None:
+        metrics += distances(ctx, params.fvd, samples, items)
     ctx.write("metrics", METRICS.table(metrics))
     ctx.write("measurements", MEASUREMENTS.table(_measured(samples, values, params, broken, digests)))
     ctx.write("comparisons", COMPARISONS.table(compare(samples, values, params)))

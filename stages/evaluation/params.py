@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -12,10 +13,12 @@ from pydantic import Field, field_validator, model_validator
 
 from models.metrics.catalogue import METRICS
 from models.metrics.endpoint import EndpointSpec
+from models.metrics.plugins import plugin_class
 from models.metrics.toolbox import ToolSpec, endpoint_metrics, metric_info
 from models.metrics.tools import MetricInfo
 from stages.contract import Params
 from stages.curation.embed import EncoderParams
+from stages.evaluation.folders import stamp, videos_in
 
 
 class ClipParams(EncoderParams):
@@ -48,6 +51,13 @@ class EndpointParams(Params):
         return EndpointSpec(self.name, self.url, self.scores, self.timeout_s, token)
 
 
+class FvdParams(Params):
+    """FVD against a folder of real videos, by a network of your own, ``package.module:Class``; see ``models/metrics/frechet.py``."""
+
+    encoder: str
+    real: str
+
+
 class EvaluateParams(Params):
     """``dino``: folder of a DINO or DINOv2 model. ``raft``: weights of torchvision's raft_large. ``interpolator``, ``quality`` and
     ``faces`` are models of your own, ``package.module:Class``; so may a metric be. docs/evaluation.md says what each needs.
@@ -61,6 +71,7 @@ class EvaluateParams(Params):
     quality: str | None = None
     faces: str | None = None
     endpoints: tuple[EndpointParams, ...] = ()
+    fvd: FvdParams | None = None
     baseline: str | None = Field(
         None, description="whom the others are tested against; null: base, or the first system"
     )
@@ -100,9 +111,14 @@ class EvaluateParams(Params):
     def models(self) -> Mapping[str, str]:
         """Digests of all models. ``ValueError`` says which file or plug-in is not there."""
         versions = {f"endpoint_{one.name}": f"{one.url} {one.version}" for one in self.endpoints}
+        if self.fvd is not None:
+            real = sorted(videos_in(Path(self.fvd.real), "evaluate.fvd.real").values())
+            name = plugin_class(self.fvd.encoder, "video_encoder").name
+            versions |= {"fvd_encoder": f"{self.fvd.encoder} {name}", "fvd_real": stamp(real)}
         own = {key: metric_info(key).version for key in self.metrics if ":" in key}
         return {**self.tools().digests(), **versions, **{f"metric_{key}": version for key, version in own.items()}}
 
     def measuring(self) -> dict[str, Any]:
         """What decides the numbers of one sample, for the recipe of the work."""
-        return {"metrics": {key: info.version for key, info in self.infos().items()}, "models": dict(self.models())}
+        models = {key: value for key, value in self.models().items() if not key.startswith("fvd_")}
+        return {"metrics": {key: info.version for key, info in self.infos().items()}, "models": models}

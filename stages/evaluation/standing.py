@@ -57,6 +57,10 @@ def described(key: str) -> tuple[str, str, str]:
     """A metric's title, its group, and what its file says of source, range and known failure."""
     from models.metrics.catalogue import METRICS
 
+    if key == "fvd":
+        from models.metrics import frechet
+
+        return "FVD", "looks", inspect.cleandoc(frechet.__doc__ or "")
     if key not in METRICS:
         return key, "own", "A metric of an endpoint or a module of the user's own."
     module = sys.modules[METRICS[key].run.__module__]

@@ -199,3 +199,31 @@ def test_steadiness_without_motion_beside_it_says_that_a_frozen_video_wins() -> 
     for metrics, said in ((("temporal_flicker",), True), (("temporal_flicker", "dynamic_degree_dis"), False)):
         row = summarise(samples, values, EvaluateParams(metrics=metrics, clip=None))[0]
         assert ("frozen" in str(row["note"])) == said
+
+
+class MeanColour:
+    """A video network that sees the mean colour."""
+
+    name = "mean-colour/1"
+
+    def encode(self, video_FHWC: np.ndarray, fps: float) -> np.ndarray:
+        return np.asarray(video_FHWC.mean((0, 1, 2)), np.float32)
+
+
+def test_fvd_is_measured_by_option_and_prints_its_caveats(
+    tmp_path: Path, done: tuple[Path, list[dict[str, Any]], Path, LocalContext]
+) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    for number in range(3):
+        write_video(np.full((3, 32, 32, 3), 90 * number, np.uint8), 8.0, real / f"{number}.webm", codec="libvpx-vp9")
+    fvd = {"encoder": f"{__name__}:MeanColour", "real": str(real)}
+    table = cells(run(tmp_path, done[1], done[2], fvd=fvd, metrics=["exposure"]))
+    assert table["base", "fvd"]["value"] is None  # one of its two videos is broken
+    assert table["base", "fvd"]["note"] == "fewer than two videos"
+    good = make_samples(tmp_path / "good")[:2]
+    row = cells(run(tmp_path / "two", good, tmp_path / "good", fvd=fvd, metrics=["exposure"]))["base", "fvd"]
+    assert row["value"] > 0
+    assert (row["n"], row["coverage"], row["better"], row["low"]) == (2, 1.0, "lower", None)
+    assert "by mean-colour/1 on 2 generated and 3 real videos, biased upwards" in row["note"]
+    assert "covariances are singular" in row["note"]

@@ -19,6 +19,7 @@ from models.metrics.catalogue import METRICS
 from models.metrics.dino import DinoEncoder
 from models.metrics.dynamic_degree import top_share
 from models.metrics.endpoint import Endpoint, EndpointSpec
+from models.metrics.frechet import frechet_distance
 from models.metrics.raft import Raft
 from models.metrics.toolbox import Toolbox, ToolSpec, metric_info
 from models.metrics.tools import MetricInfo, Reference, Tools
@@ -234,3 +235,18 @@ def test_an_endpoint_that_cannot_answer_is_an_error_and_no_number(server: tuple[
     with pytest.raises(ValueError, match="endpoint reward gave no scores"):
         Endpoint(EndpointSpec("reward", url, ("MQ",))).score("MQ", VIDEO, "", [], Tools())
     assert len(asked) == 2  # what the server refuses is not asked again
+
+
+def test_the_frechet_distance_is_that_of_the_gaussians() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(40, 5)), rng.normal(1.0, 2.0, size=(30, 5)) @ rng.normal(size=(5, 5))
+    from scipy.linalg import sqrtm
+
+    a, b = np.cov(one.T), np.cov(other.T)
+    expected = ((one.mean(0) - other.mean(0)) ** 2).sum() + np.trace(a + b - 2 * np.real(sqrtm(a @ b)))
+    assert frechet_distance(one, other) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(one, one) == pytest.approx(0.0, abs=1e-9)
+    assert frechet_distance(one, one + 3.0) == pytest.approx(5 * 9.0)  # moved alone: the squared distance of the means
+    assert frechet_distance(one, other) == pytest.approx(frechet_distance(other, one))
+    with pytest.raises(ValueError, match="two rows or more"):
+        frechet_distance(one[:1], other)

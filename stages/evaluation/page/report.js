@@ -103,7 +103,9 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 const inView = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const clock = clocks.get(entry.target);
-    if (clock.videos.length) clock.set(entry.isIntersecting && !calm);
+    if (!clock.videos.length) continue;
+    if (!entry.isIntersecting) clock.set(false);
+    else if (!calm) clock.set(true);
   }
 }, { threshold: 0.35 });
 for (const article of clocks.keys()) inView.observe(article);
