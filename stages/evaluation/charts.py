@@ -186,12 +186,18 @@ def scatter(dots: Sequence[Dot], across: str, up: str, *, width: int = 640, heig
             f'<circle class="dot {kind}" cx="{x(dot.x):.1f}" cy="{y(dot.y):.1f}" r="{8 if dot.chosen else 5}">'
             f"<title>{escape(dot.label)}: {short(dot.x)}, {short(dot.y)}</title></circle>"
         )
-        if dot.chosen or dot.front:
-            end = x(dot.x) > width - right - 90
-            parts.append(
-                f'<text class="dot-label {kind}" x="{x(dot.x) + (-12 if end else 12):.1f}" y="{y(dot.y) - 9:.1f}" '
-                f'text-anchor="{"end" if end else "start"}">{escape(dot.label)}</text>'
-            )
+    written: list[tuple[float, float]] = []
+    for dot in sorted((d for d in dots if d.chosen or d.front), key=lambda d: (not d.chosen, d.x, d.y)):
+        end = x(dot.x) > width - right - 90
+        at = (x(dot.x) + (-12 if end else 12), y(dot.y) - 9)
+        # A label that would lie upon another is left to the dot's title.
+        if any(abs(at[0] - a) < 7 * len(dot.label) + 10 and abs(at[1] - b) < 14 for a, b in written):
+            continue
+        written.append(at)
+        parts.append(
+            f'<text class="dot-label{" chosen" if dot.chosen else ""}" x="{at[0]:.1f}" y="{at[1]:.1f}" '
+            f'text-anchor="{"end" if end else "start"}">{escape(dot.label)}</text>'
+        )
     middle = (top + height - bottom) / 2
     parts.append(
         f'<text class="axis-name" x="{(left + width - right) / 2}" y="{height - 10}" text-anchor="middle">{escape(across)}</text>'

@@ -40,7 +40,7 @@ def metric_table(rows: Sequence[Row], tests: Sequence[Row] = ()) -> tuple[list[s
                 "key": key,
                 "title": title,
                 "group": group,
-                "about": about,
+                "about": [" ".join(paragraph.split()) for paragraph in about.split("\n\n")],
                 "arrow": ARROWS.get(better, ""),
                 "better": better,
                 "note": note,
