@@ -67,7 +67,8 @@ def campaign_items(
         for group in groups:
             lost = [name for name, s in group if s is None or s["status"] != "ok"]
             if lost:
-                left_out.append(f"{prompt}, seed {seed}: no video of {' and '.join(lost)}")
+                who = " and ".join(name for name, _ in group)
+                left_out.append(f"{prompt}, seed {seed}, {who}: no video of {' and '.join(lost)}")
                 continue
             rows = [s for _, s in group if s is not None]
             line: dict[str, Any] = {"text": rows[0]["prompt"], "prompt_id": prompt, **media.references(rows[0], form)}

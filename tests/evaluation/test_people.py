@@ -17,7 +17,7 @@ from models.statistics.correlation import spearman
 from models.subjects.frames import png
 from models.video.encode import write_video
 from stages.contract import StageError
-from stages.evaluation.people import campaign_items, pair_id, said, video_id
+from stages.evaluation.people import campaign_items, pair_id, read_decisions, said, video_id
 
 PROMPTS = [f"p{i}" for i in range(6)]
 
@@ -118,7 +118,7 @@ def test_the_items_make_a_campaign_that_shows_no_system(tmp_path: Path, suffix: 
     rows[-1] |= {"status": "failed", "uri": None}
     count, left_out = campaign_items(rows, tmp_path / "videos", form, ["final", "base"], tmp_path / "out")
     assert count == (5 if form == "compare" else 11)
-    assert left_out == ["p5, seed 7: no video of final"]
+    assert left_out == [f"p5, seed 7, {'final and base' if form == 'compare' else 'final'}: no video of final"]
     items = read_items(tmp_path / "out" / "items.jsonl", form, MediaStore(tmp_path / "media"))
     assert len(items) == count
     for item in items:
@@ -127,6 +127,41 @@ def test_the_items_make_a_campaign_that_shows_no_system(tmp_path: Path, suffix: 
         assert "base" not in shown
     known = pair_id("p0", 7, "final", "base") if form == "compare" else video_id("p0", 7, "final")
     assert known in {item.external_id for item in items}
+
+
+def test_what_people_preferred_comes_back_whatever_side_they_saw_it_on(tmp_path: Path) -> None:
+    from stages.review.answers import Answer
+    from stages.review.campaigns import close_campaign, create_campaign
+    from stages.review.database import open_database
+    from stages.review.manifest import read_items
+    from stages.review.media import MediaStore
+    from stages.review.people import person_named
+    from stages.review.queue import claim, submit
+    from stages.review.spec import CampaignSpec
+    from stages.review.verdicts import write_export
+
+    rows = samples(tmp_path / "videos")
+    campaign_items(rows, tmp_path / "videos", "compare", ["final", "base"], tmp_path / "out")
+    items = read_items(tmp_path / "out" / "items.jsonl", "compare", MediaStore(tmp_path / "media"))
+    media_of_final = {str(item.payload["a"]) for item in items}  # "a" is the first system named
+    db = open_database(f"sqlite:///{tmp_path / 'review.db'}")
+    create_campaign(db, CampaignSpec(campaign_id="c", form="compare", title="c", guidelines="", overlap=2), items)
+    seen = set()
+    for name in ("Ada", "Ben"):
+        who = person_named(db, name)
+        for one in claim(db, "c", who, len(items)):
+            assert one.payload["a"] in media_of_final
+            side = "left" if one.side == "AB" else "right"
+            seen.add(side)
+            submit(db, who, Answer(one.item_id, f"{name}-{one.item_id}", side))
+    close_campaign(db, "c", "Lea")
+    write_export(db, "c", tmp_path / "export")
+    db.close()
+    found = said(read_decisions(tmp_path / "export"), rows, [])
+    (one_pair,) = found.preferences
+    assert seen == {"left", "right"}
+    assert (one_pair.a, one_pair.b, one_pair.good, one_pair.bad) == ("final", "base", 12, 0)
+    assert (one_pair.gsb.value, found.people, found.unknown) == (1.0, 2, 0)
 
 
 def test_systems_that_are_not_there_are_told(tmp_path: Path) -> None:
