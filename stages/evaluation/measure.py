@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,4 +39,7 @@ class Measurer:
         tools = self.toolbox.for_video(frames_per_second(times))
         references = [Reference(picture(read_uri(uri), uri.rsplit("/", 1)[-1])) for uri in sample.references]
         values = {key: metric.run(video, sample.prompt, references, tools) for key, metric in self.metrics.items()}
+        endless = [key for key, value in values.items() if value is not None and not math.isfinite(value)]
+        if endless:
+            raise ValueError(f"{', '.join(endless)} came out as no finite number")
         return {"values": json.dumps(values)}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_schemas.tables import SAMPLES
+from models.metrics.tools import MetricInfo
 from models.subjects.frames import png
 from models.video.encode import write_video
 from pipelines.dag.engine import InlineEngine
@@ -227,3 +228,15 @@ def test_fvd_is_measured_by_option_and_prints_its_caveats(
     assert (row["n"], row["coverage"], row["better"], row["low"]) == (2, 1.0, "lower", None)
     assert "by mean-colour/1 on 2 generated and 3 real videos, biased upwards" in row["note"]
     assert "covariances are singular" in row["note"]
+
+
+ENDLESS = MetricInfo("endless", "Endless", lambda video, prompt, references, tools: float("nan"), "higher", "1")
+
+
+def test_a_metric_of_ones_own_that_breaks_fails_the_sample_and_not_the_stage(
+    tmp_path: Path, done: tuple[Path, list[dict[str, Any]], Path, LocalContext]
+) -> None:
+    ctx = run(tmp_path, done[1], done[2], metrics=["exposure", f"{__name__}:ENDLESS"])
+    row = cells(ctx)["base", "exposure"]
+    assert (row["n"], row["coverage"]) == (0, 0.0)
+    assert any("came out as no finite number" in (r["error_message"] or "") for r in ctx.ledger_rows)
