@@ -414,7 +414,7 @@ PREFERENCES = TableSchema(
 
 SAMPLES = TableSchema(
     "samples",
-    "1.0",
+    "1.1",
     ("system", "prompt_id", "seed"),
     (
         Field("system", STR, "adapter, or base", nullable=False),
@@ -426,13 +426,19 @@ SAMPLES = TableSchema(
         Field("status", STR, "ok or failed", nullable=False),
         *_ERROR,
         Field("seconds", F64, "time to sample", "s", telemetry=True),
+        Field(
+            "reference_uris",
+            pa.list_(STR),
+            "all references in order; null where there is but the first",
+            telemetry=True,
+        ),
     ),
     "One row per generated video.",
 )
 
 METRICS = TableSchema(
     "metrics",
-    "1.0",
+    "1.1",
     ("system", "metric"),
     (
         Field("system", STR, "adapter, or base", nullable=False),
@@ -444,8 +450,44 @@ METRICS = TableSchema(
         Field("coverage", F64, "measured share of the videos asked for", "0..1", False),
         Field("better", STR, "higher, lower or neither", nullable=False),
         Field("note", STR, "what a reader must know, e.g. that the encoder's weights are random"),
+        Field("source", STR, "what made the number: metric and version, models, samples and recipe by digest, as JSON"),
     ),
     "One row per system and metric.",
+)
+
+MEASUREMENTS = TableSchema(
+    "measurements",
+    "1.0",
+    ("system", "prompt_id", "seed", "metric"),
+    (
+        Field("system", STR, "adapter, or base", nullable=False),
+        Field("prompt_id", STR, "prompt and references", nullable=False),
+        Field("seed", I64, "seed of the initial noise", nullable=False),
+        Field("metric", STR, "metric name", nullable=False),
+        Field("value", F64, "the metric's value for this video"),
+        Field("missing", STR, "why there is no value"),
+        Field("video_sha256", STR, "digest of the video's file; null when there is none"),
+    ),
+    "One row per video and metric.",
+)
+
+COMPARISONS = TableSchema(
+    "comparisons",
+    "1.0",
+    ("system", "baseline", "metric"),
+    (
+        Field("system", STR, "whose difference from the baseline it is", nullable=False),
+        Field("baseline", STR, "the system compared with", nullable=False),
+        Field("metric", STR, "metric name", nullable=False),
+        Field("difference", F64, "mean over prompts of system minus baseline, on the same prompts and seeds"),
+        Field("low", F64, "lower end of its 95% interval, bootstrapped by prompt; null with one prompt"),
+        Field("high", F64, "upper end of its 95% interval"),
+        Field("n", I32, "pairs of videos", nullable=False),
+        Field("prompts", I32, "prompts that they are of", nullable=False),
+        Field("p", F64, "two-sided sign-flip test over prompts", "0..1", False),
+        Field("p_holm", F64, "p adjusted for the systems compared by this metric", "0..1", False),
+    ),
+    "One row per system other than the baseline and metric.",
 )
 
 LEDGER = TableSchema(
@@ -475,6 +517,6 @@ TABLES: dict[str, TableSchema] = {
     for schema in (
         SOURCES, VIDEOS, CLIPS, KEYFRAMES, HASHES, CANDIDATES, CAPTIONS, EMBEDDINGS, KEYFRAME_SCORES, SELECTION,
         DEDUPE, BALANCE, SHOWN, ITEMS, DECISIONS, VERDICTS, SUBSET, SUBJECTS, PAIRS, PAIR_CANDIDATES, CACHE, PREFERENCES,
-        SAMPLES, METRICS, LEDGER,
+        SAMPLES, METRICS, MEASUREMENTS, COMPARISONS, LEDGER,
     )
 }  # fmt: skip

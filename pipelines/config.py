@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError, create_model
 
 from pipelines.dag.graph import Pipeline
 from pipelines.dag.store import resolve
@@ -57,6 +57,15 @@ class EngineConfig(_Section):
     num_cpus: PositiveInt | None = Field(None, description="CPUs of a local Ray; by default all")
 
 
+class PromotionConfig(_Section):
+    """What `fulcrum promote candidate` asks of an adapter."""
+
+    gates: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict,
+        description="by metric, the most by which an adapter may be worse than the base, e.g. {clip_t: 0.01}",
+    )
+
+
 class Settings(_Section):
     """Everything but the stages' parameters."""
 
@@ -70,6 +79,7 @@ class Settings(_Section):
     review: ReviewConfig = ReviewConfig()
     tracking: TrackingConfig = TrackingConfig()
     engine: EngineConfig = EngineConfig()
+    promotion: PromotionConfig = PromotionConfig()
     shared: dict[str, Any] = Field(
         default_factory=dict, description="parameters for every stage that has one of this name, e.g. backbone"
     )
@@ -159,6 +169,17 @@ def load(pipeline: Pipeline, file: Path | None, assignments: Sequence[str], opti
     if problems or settings is None:
         raise ConfigError(problems)
     return Config(settings, params, {n.name: frozenset(n.follow) for n in pipeline.nodes if n.follow})
+
+
+def load_settings(file: Path | None, options: Mapping[str, Any]) -> Settings:
+    """The settings of a configuration file alone, whatever pipeline its stages are of. Raises ``ConfigError``."""
+    problems: list[str] = []
+    tree = {key: value for key, value in _read(file, problems).items() if key != "stages"}
+    tree.update({key: value for key, value in options.items() if value is not None})
+    settings = _build(Settings, tree, "", str(file) if file else "the configuration", problems)
+    if problems or settings is None:
+        raise ConfigError(problems)
+    return settings
 
 
 def _read(file: Path | None, problems: list[str]) -> dict[str, Any]:

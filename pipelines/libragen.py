@@ -160,6 +160,8 @@ REPORT_INPUTS = {
     "samples": "sample.samples",
     "sample_videos": "sample.videos",
     "metrics": "evaluate.metrics",
+    "measurements": "evaluate.measurements",
+    "comparisons": "evaluate.comparisons",
     "adapter_cross": "sft_cross.adapter_cross",
     "adapter_in": "sft_in.adapter_in",
     "adapter_sft": "merge_sft.adapter_sft",

@@ -14,6 +14,9 @@ CACHE = {"cache": Output("encode", "cache"), "latents": Output("encode", "latent
 
 
 def _swept(item: Node) -> Node:
+    if item.name == "report":
+        sweeps = {name.replace("merge", "sweep"): Output(name, f"sweep_{name}") for name in SWEPT}
+        return replace(item, inputs={**item.inputs, **sweeps})
     if item.name not in SWEPT:
         return item
     names = {**item.names, "metrics": f"metrics_{item.name}", "sweep": f"sweep_{item.name}"}

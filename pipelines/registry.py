@@ -15,21 +15,25 @@ from pipelines.dag.artifacts import Manifest, open_table, read_manifest
 from pipelines.dag.canonical import digest
 from pipelines.dag.runs import RunRecord
 from pipelines.dag.store import Store
+from pipelines.gates import held_back
 from pipelines.tracking import Tracker
 from stages.contract import StageError
+from stages.evaluation.systems import MEANINGLESS
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
 CANDIDATE, CHAMPION = "candidate", "champion"
-MEANINGLESS = "means nothing"  # what evaluate notes beside numbers of random encoders
 METRICS_TAG, COMPARABLE_TAG, ADAPTER_TAG = "fulcrum.metrics", "fulcrum.evaluation", "fulcrum.adapter"
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An adapter of a run with the numbers that speak for it. ``comparable`` is equal where two evaluations asked the same."""
+    """An adapter of a run with the numbers that speak for it, and the base's beside them.
+
+    ``comparable`` is equal where two evaluations asked the same.
+    """
 
     uri: str
     digest: str
@@ -37,6 +41,7 @@ class Evaluated:
     system: str
     comparable: str
     metrics: Mapping[str, Mapping[str, Any]]
+    base: Mapping[str, Mapping[str, Any]]
 
 
 def evaluated(store: Store, record: RunRecord, output: str) -> Evaluated:
@@ -70,11 +75,22 @@ def evaluated(store: Store, record: RunRecord, output: str) -> Evaluated:
         "sampling": sample.preimage["params"].get("sampling"),
         "videos": sorted([r["prompt_id"], r["seed"], r["prompt"]] for r in samples if r["system"] == system),
     }
-    return Evaluated(made.outputs[output], adapter, made.name, str(system), digest(asked), mine)
+    base = {row["metric"]: row for row in rows if row["system"] == "base"}
+    return Evaluated(made.outputs[output], adapter, made.name, str(system), digest(asked), mine, base)
 
 
-def make_candidate(tracker: Tracker, record: RunRecord, found: Evaluated, model: str) -> str:
-    """Registers the adapter, unless it is, and points ``candidate`` at it; returns the version."""
+def make_candidate(
+    tracker: Tracker, record: RunRecord, found: Evaluated, model: str, gates: Mapping[str, float] | None = None
+) -> str:
+    """Registers the adapter, unless it is, and points ``candidate`` at it; returns the version.
+
+    ``StageError`` when one of the ``gates`` holds it back (``pipelines/gates.py``); nothing is registered then.
+    """
+    stops = held_back(found.metrics, found.base, gates or {})
+    if stops:
+        raise StageError(
+            f"the {found.system} adapter of run {record.run_id} is held back by its gates: {'; '.join(stops)}"
+        )
     client = tracker.client
     _registered(client, model)
     known = next((v for v in _versions(client, model) if _identity(v) == (found.digest, found.comparable)), None)

@@ -13,16 +13,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.metrics.tools import Reference, Tools, check_video, find_subjects, reference_mask
+from models.metrics.tools import Reference, Tools, check_video, find_subjects, reference_mask, spread_indices
 from models.subjects.protocols import F32, U8, IdentityEncoder
 
-FRAMES = 5
 LEAST_SHARE = 0.15
 LEAST_SPREAD = 4.0  # grey levels: below this a background is a studio's paper
 
 
 def copy_paste(video_FHWC: U8, prompt: str, references: Sequence[Reference], tools: Tools) -> float | None:
-    """Mean over 5 frames of subject cosine x background cosine, worst reference; None where it cannot be told."""
+    """Mean over 8 frames of subject cosine x background cosine, worst reference; None where it cannot be told."""
     check_video(video_FHWC)
     if tools.identity is None:
         return None
@@ -36,7 +35,7 @@ def copy_paste(video_FHWC: U8, prompt: str, references: Sequence[Reference], too
             wanted.append(_describe(tools.identity, reference.picture, mask, background))
     if not wanted:
         return None
-    at = sorted(set(np.round(np.linspace(0, len(video_FHWC) - 1, FRAMES)).astype(int).tolist()))
+    at = spread_indices(video_FHWC)
     values = []
     for index, region in zip(at, find_subjects(video_FHWC, at, tools), strict=True):
         mask = None if region is None else region.mask

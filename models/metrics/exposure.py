@@ -17,5 +17,10 @@ from models.subjects.protocols import U8
 def exposure(video_FHWC: U8, prompt: str, references: Sequence[Reference], tools: Tools) -> float | None:
     """Share of unclipped pixels over at most 16 frames."""
     check_video(video_FHWC)
-    luma = sampled(video_FHWC, 16).astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return unclipped(sampled(video_FHWC, 16))
+
+
+def unclipped(video_FHWC: U8) -> float:
+    """Share of the pixels whose luma lies more than 4 from either end of 0..255."""
+    luma = video_FHWC.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     return float(((luma > 4.0) & (luma < 251.0)).mean())

@@ -11,12 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from models.metrics.tools import Reference, Tools, check_video, find_subjects, reference_mask
+from models.metrics.tools import Reference, Tools, check_video, find_subjects, reference_mask, spread_indices
 from models.subjects.protocols import U8
-
-FRAMES = 8
 
 
 def subject_similarity(video_FHWC: U8, prompt: str, references: Sequence[Reference], tools: Tools) -> float | None:
@@ -29,7 +25,7 @@ def subject_similarity(video_FHWC: U8, prompt: str, references: Sequence[Referen
     if not known:
         return None
     wanted = tools.identity.encode([p for p, _ in known], [m for _, m in known])
-    at = sorted(set(np.round(np.linspace(0, len(video_FHWC) - 1, FRAMES)).astype(int).tolist()))
+    at = spread_indices(video_FHWC)
     found = find_subjects(video_FHWC, at, tools)
     seen = [(video_FHWC[i], r.mask) for i, r in zip(at, found, strict=True) if r is not None]
     if not seen:

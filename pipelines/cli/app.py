@@ -1,4 +1,6 @@
-"""``fulcrum``: run, plan, status, graph, funnel, remove, train, merge, sample, prompt, adapter, promote, config, review, world."""
+"""``fulcrum``: run, plan, status, graph, funnel, remove, train, merge, sample, prompt, evaluate, report, protocol, people, adapter,
+promote, config, review, world.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,12 @@ from pipelines.catalog import BUILT_IN, find
 from pipelines.cli import (
     adapter_commands,
     config_commands,
+    evaluate_commands,
     funnel_commands,
+    people_commands,
     promote_command,
     prompt_command,
+    protocol_commands,
     remove_commands,
     review_commands,
     train_commands,
@@ -56,6 +61,8 @@ app.add_typer(review_commands.app, name="review")
 app.add_typer(world_commands.app, name="world")
 app.add_typer(train_commands.app, name="train")
 app.add_typer(adapter_commands.app, name="adapter")
+app.add_typer(protocol_commands.app, name="protocol")
+app.add_typer(people_commands.app, name="people")
 
 
 def _version(value: bool) -> None:
@@ -216,6 +223,8 @@ app.command()(promote_command.promote)
 app.command()(adapter_commands.merge)
 app.command()(adapter_commands.sample)
 app.command()(prompt_command.prompt)
+app.command()(evaluate_commands.evaluate)
+app.command()(evaluate_commands.report)
 
 
 def run_app() -> int:

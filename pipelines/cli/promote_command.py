@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import StoreUri
-from pipelines.config import Config, ConfigError, Settings
+from pipelines.cli.options import ConfigFile, StoreUri
+from pipelines.config import Config, ConfigError, load_settings
 
 Alias = Annotated[str, typer.Argument(help="candidate, or champion for the candidate there is", metavar="ALIAS")]
 
@@ -15,6 +15,7 @@ Alias = Annotated[str, typer.Argument(help="candidate, or champion for the candi
 def promote(
     alias: Alias,
     store: StoreUri = None,
+    config: ConfigFile = None,
     run_: Annotated[str | None, typer.Option("--run", help="a run's id; by default the latest", metavar="ID")] = None,
     adapter: Annotated[
         str, typer.Option("--adapter", help="which of the run's adapters", metavar="OUTPUT")
@@ -29,7 +30,8 @@ def promote(
 ) -> None:
     """Promote an adapter that was evaluated.
 
-    candidate: registers the run's adapter with its evaluation. champion: moves the alias to the candidate, unless that is
+    candidate: registers the run's adapter with its evaluation, unless a gate of the configuration (promotion.gates) holds it
+    back: it may not be worse than the base by more than a gate allows. champion: moves the alias to the candidate, unless that is
     clearly worse than the champion in any metric (its whole 95% interval beyond the other's).
     """
     from pipelines.dag.runs import load_run
@@ -39,13 +41,15 @@ def promote(
 
     if alias not in (CANDIDATE, CHAMPION):
         raise ConfigError([f"promote {alias}: write {CANDIDATE} or {CHAMPION}"])
-    settings = Settings.model_validate({"store": store or Settings().store, "tracking": {"uri": tracking}})
+    settings = load_settings(config, {"store": store})
+    if tracking:
+        settings = settings.model_copy(update={"tracking": settings.tracking.model_copy(update={"uri": tracking})})
     opened = Store(settings.store, create=False)
     tracker = Tracker(Config(settings, {}).tracking_uri, settings.tracking.experiment, opened)
     if alias == CANDIDATE:
         record = load_run(opened, run_)
         found = evaluated(opened, record, adapter)
-        version = make_candidate(tracker, record, found, model)
+        version = make_candidate(tracker, record, found, model, settings.promotion.gates)
         print(f"{model} version {version} is the candidate: {adapter} of run {record.run_id}")
         return
     version, before = make_champion(tracker, model, accept_regression)

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, drawn here so that the page needs no library: bars, histograms, lines, intervals, the lever.
+"""Charts as inline SVG, drawn here so that the page needs no library: histograms, lines, points, intervals, the lever.
 
 Colours are CSS variables of the page, so a chart follows its light and dark form. All text is escaped.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from markupsafe import Markup
@@ -22,6 +23,10 @@ def short(value: float) -> str:
     digits = max(0, 2 - math.floor(math.log10(size)))
     text = f"{value:,.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def words(key: str) -> str:
+    return str(key).replace("_", " ")
 
 
 def footage(hours: float) -> str:
@@ -128,6 +133,84 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, width: int = 5
             across, down = at(curve[0]).split(",")
             parts.append(f'<circle class="dot s{i % 6}" cx="{across}" cy="{down}" r="3"/>')
     return Markup("".join([*parts, "</svg>"]))
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of a scatter: on the front or not, chosen or not, and its intervals across and up."""
+
+    x: float
+    y: float
+    label: str
+    front: bool = False
+    chosen: bool = False
+    x_ends: tuple[float, float] | None = None
+    y_ends: tuple[float, float] | None = None
+
+
+def scatter(dots: Sequence[Dot], across: str, up: str, *, width: int = 640, height: int = 380) -> Markup:
+    """Points over two metrics, the front joined from left to right, the chosen one with its intervals. Empty without points."""
+    if not dots:
+        return Markup("")
+    left, right, top, bottom = 62, 30, 20, 52
+    chosen = [d for d in dots if d.chosen]
+    xs = _room([d.x for d in dots] + [e for d in chosen for e in d.x_ends or ()])
+    ys = _room([d.y for d in dots] + [e for d in chosen for e in d.y_ends or ()])
+
+    def x(value: float) -> float:
+        return left + (value - xs[0]) / (xs[1] - xs[0]) * (width - left - right)
+
+    def y(value: float) -> float:
+        return height - bottom - (value - ys[0]) / (ys[1] - ys[0]) * (height - bottom - top)
+
+    parts = [f'<svg class="chart scatter" viewBox="0 0 {width} {height}" role="img" aria-label="Pareto front">']
+    for tick in ticks(*ys):
+        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(f'<text class="tick" x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{short(tick)}</text>')
+    for tick in ticks(*xs):
+        parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{height - bottom}"/>')
+        parts.append(
+            f'<text class="tick" x="{x(tick):.1f}" y="{height - bottom + 18}" text-anchor="middle">{short(tick)}</text>'
+        )
+    front = sorted((d for d in dots if d.front), key=lambda d: (d.x, d.y))
+    parts.append(f'<polyline class="front" points="{" ".join(f"{x(d.x):.1f},{y(d.y):.1f}" for d in front)}"/>')
+    for dot in chosen:
+        for ends, line in ((dot.x_ends, "x"), (dot.y_ends, "y")):
+            if ends is None:
+                continue
+            a, b = ((x(e), y(dot.y)) if line == "x" else (x(dot.x), y(e)) for e in ends)
+            parts.append(f'<line class="cross" x1="{a[0]:.1f}" y1="{a[1]:.1f}" x2="{b[0]:.1f}" y2="{b[1]:.1f}"/>')
+    for dot in sorted(dots, key=lambda d: (d.chosen, d.front)):
+        kind = "chosen" if dot.chosen else "on-front" if dot.front else "behind"
+        parts.append(
+            f'<circle class="dot {kind}" cx="{x(dot.x):.1f}" cy="{y(dot.y):.1f}" r="{8 if dot.chosen else 5}">'
+            f"<title>{escape(dot.label)}: {short(dot.x)}, {short(dot.y)}</title></circle>"
+        )
+    written: list[tuple[float, float]] = []
+    for dot in sorted((d for d in dots if d.chosen or d.front), key=lambda d: (not d.chosen, d.x, d.y)):
+        end = x(dot.x) > width - right - 90
+        at = (x(dot.x) + (-12 if end else 12), y(dot.y) - 9)
+        # A label that would lie upon another is left to the dot's title.
+        if any(abs(at[0] - a) < 7 * len(dot.label) + 10 and abs(at[1] - b) < 14 for a, b in written):
+            continue
+        written.append(at)
+        parts.append(
+            f'<text class="dot-label{" chosen" if dot.chosen else ""}" x="{at[0]:.1f}" y="{at[1]:.1f}" '
+            f'text-anchor="{"end" if end else "start"}">{escape(dot.label)}</text>'
+        )
+    middle = (top + height - bottom) / 2
+    parts.append(
+        f'<text class="axis-name" x="{(left + width - right) / 2}" y="{height - 10}" text-anchor="middle">{escape(across)}</text>'
+        f'<text class="axis-name" x="16" y="{middle}" text-anchor="middle" transform="rotate(-90 16 {middle})">{escape(up)}</text>'
+    )
+    return Markup("".join([*parts, "</svg>"]))
+
+
+def _room(values: Sequence[float]) -> tuple[float, float]:
+    """The span of the values with a little air."""
+    low, high = min(values), max(values)
+    air = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
+    return low - air, high + air
 
 
 def interval(

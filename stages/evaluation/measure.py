@@ -1,64 +1,45 @@
-"""Measures one sample: reads video and reference, runs every metric, and gives a row for the store's records."""
+"""Measures one sample: reads video and references, runs every metric, and gives a row for the store's records."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.scorers.clip_tower import EncoderSpec
+    from models.metrics.toolbox import ToolSpec
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A video's path, its prompt, and the path or URI of its reference picture."""
+    """A video's path, its prompt, and the paths or URIs of its reference pictures."""
 
     video: str
     prompt: str
-    reference: str | None
+    references: tuple[str, ...] = ()
 
 
 class Measurer:
     """``measurer(sample)`` gives ``{"values": JSON of metric -> number or null}``. Any metric's exception is the sample's."""
 
-    def __init__(self, metrics: Sequence[str], encoder: EncoderSpec | None) -> None:
-        import cv2
+    def __init__(self, metrics: Sequence[str], tools: ToolSpec) -> None:
+        from models.metrics.toolbox import Toolbox
 
-        from models.metrics.tools import CachedTower, Tools
-        from models.subjects.descriptor import ClosedFormEncoder
-        from models.subjects.propose import EmbeddedGrounder, GrabCutSegmenter
-
-        cv2.setNumThreads(1)
-        tower, head = None, None
-        if encoder is not None:
-            from models.scorers.clip_tower import ClipTower, load_head
-
-            tower = CachedTower(ClipTower(encoder))
-            head = load_head(encoder.aesthetic_head) if encoder.aesthetic_head else None
-        self.metrics = tuple(metrics)
-        self.tools = Tools(
-            clip=tower,
-            aesthetic=head,
-            identity=ClosedFormEncoder(),
-            grounder=EmbeddedGrounder(),
-            segmenter=GrabCutSegmenter(),
-        )
+        self.toolbox = Toolbox(tools)
+        self.metrics = {key: self.toolbox.metric(key) for key in metrics}
 
     def __call__(self, sample: Sample) -> Mapping[str, Any]:
-        from dataclasses import replace
-
-        from models.metrics.catalogue import METRICS
         from models.metrics.tools import Reference
         from models.subjects.frames import clip_frames, frames_per_second, picture
         from stages.subjects.locate import read_uri
 
         video, times = clip_frames(sample.video)
-        tools = replace(self.tools, fps=frames_per_second(times))
-        references = []
-        if sample.reference:
-            name = sample.reference.rsplit("/", 1)[-1]
-            references = [Reference(picture(read_uri(sample.reference), name))]
-        values = {key: METRICS[key].run(video, sample.prompt, references, tools) for key in self.metrics}
+        tools = self.toolbox.for_video(frames_per_second(times))
+        references = [Reference(picture(read_uri(uri), uri.rsplit("/", 1)[-1])) for uri in sample.references]
+        values = {key: metric.run(video, sample.prompt, references, tools) for key, metric in self.metrics.items()}
+        endless = [key for key, value in values.items() if value is not None and not math.isfinite(value)]
+        if endless:
+            raise ValueError(f"{', '.join(endless)} came out as no finite number")
         return {"values": json.dumps(values)}

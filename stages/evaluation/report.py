@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ from data_schemas import tables
 from stages.contract import Artifact, Context, Files, Params, StageError, Table, stage
 from stages.curation.default_rules import DEFAULT_RULES
 from stages.curation.rules import Rule
+from stages.evaluation import merges
 from stages.evaluation.charts import footage
 
 PAGE = Path(__file__).parent / "page"
 ADAPTERS = ("adapter_cross", "adapter_in", "adapter_sft", "adapter_consis", "adapter_real_fake", "adapter_final")
+SWEEPS = {"sweep_sft": "SFT adapters", "sweep_final": "DPO adapters on the merged SFT"}
 OPTIONAL: dict[str, Artifact] = {
+    "clips": Table(tables.CLIPS),
+    "selection": Table(tables.SELECTION),
     "videos": Table(tables.VIDEOS),
     "keyframes": Table(tables.KEYFRAMES),
     "dedupe": Table(tables.DEDUPE),
@@ -31,6 +36,10 @@ OPTIONAL: dict[str, Artifact] = {
     "samples": Table(tables.SAMPLES),
     "sample_videos": Files("videos"),
     "metrics": Table(tables.METRICS),
+    "measurements": Table(tables.MEASUREMENTS),
+    "comparisons": Table(tables.COMPARISONS),
+    "sweep_sft": Files("sweep"),
+    "sweep_final": Files("sweep"),
     "judgement": Files("judgement"),
     **{name: Files("adapter") for name in ADAPTERS},
 }
@@ -52,16 +61,24 @@ class ReportParams(Params):
         ("loss", "accuracy", "margin", "winner_drift"), description="what is drawn of the training logs"
     )
     balance_motion: tuple[str, ...] = Field(
-        ("dynamic_degree_dis", "clip_t", "aesthetic", "sharpness_crete"), description="the lever's left side"
+        (
+            "dynamic_degree|dynamic_degree_dis",
+            "clip_t",
+            "aesthetic",
+            "imaging_quality|technical_quality",
+        ),
+        description="the lever's left side; a|b takes the first that was measured",
     )
-    balance_identity: tuple[str, ...] = Field(("subject_similarity",), description="the lever's right side")
+    balance_identity: tuple[str, ...] = Field(
+        ("dino_i_masked|subject_similarity", "face_similarity"), description="the lever's right side"
+    )
 
 
 @stage(
     name="report",
-    version="3",
+    version="4",
     params=ReportParams,
-    inputs={"clips": Table(tables.CLIPS), "selection": Table(tables.SELECTION), **OPTIONAL},
+    inputs=OPTIONAL,
     optional=tuple(OPTIONAL),
     outputs={"report": Files("report")},
 )
@@ -80,29 +97,16 @@ def report(ctx: Context, params: ReportParams) -> None:
 
 def sections(ctx: Context, params: ReportParams) -> dict[str, Any]:
     """Everything that the template shows."""
-    from stages.curation.road import road
-    from stages.evaluation import curated, results
-    from stages.evaluation.thresholds import thresholds
+    from stages.evaluation import results
+    from stages.evaluation.systems import title_of
 
-    page: dict[str, Any] = {"title": params.title, "title_of": results.title_of}
-    page["levels"] = road(ctx, reviewers(ctx))
-    page["thresholds"], page["undrawn"] = thresholds(ctx, params.rules, params.thumbnails)
-    if ctx.has("pairs"):
-        counted = ctx.dataset("pairs").to_table(columns=["kind", "split"]).to_pylist()
-        page["pair_counts"] = {
-            kind: {s: sum(r["kind"] == kind and r["split"] == s for r in counted) for s in ("train", "held_out")}
-            for kind in sorted({r["kind"] for r in counted})
-        }
-        page["pairs"] = curated.pair_rows(ctx, params.pairs_shown) if params.pairs_shown else []
-    page["training"] = results.training(ctx, ADAPTERS, params.curves)
-    if ctx.has("samples"):
-        page["systems"], page["samples"], page["failed_samples"] = results.sample_rows(ctx, params.prompts_shown)
+    page: dict[str, Any] = {"title": params.title, "title_of": title_of}
+    page |= _data(ctx, params)
     metrics = ctx.table("metrics").to_pylist() if ctx.has("metrics") else []
-    if metrics:
-        page["metric_systems"], page["metrics"] = results.metric_table(metrics)
-        page["levers"], page["left"], page["right"] = results.levers(
-            metrics, params.balance_motion, params.balance_identity
-        )
+    page |= _standing(ctx, params, metrics)
+    page |= _prompts(ctx, params, [row["key"] for row in page.get("metrics", [])])
+    page["sweeps"] = [merges.sweep(ctx.path(name), title) for name, title in SWEEPS.items() if ctx.has(name)]
+    page["training"] = results.training(ctx, ADAPTERS, params.curves)
     if ctx.has("judgement"):
         page["judgement"] = [
             {"name": results.words(name), "blocks": results.blocks(value)} for name, value in _judgement(ctx).items()
@@ -110,6 +114,56 @@ def sections(ctx: Context, params: ReportParams) -> dict[str, Any]:
     page["facts"] = provenance(ctx)
     page["notices"] = notices(ctx, params, metrics)
     page["tiles"] = tiles(page, metrics)
+    return page
+
+
+def _data(ctx: Context, params: ReportParams) -> dict[str, Any]:
+    """What became of the footage, where a curation is wired."""
+    from stages.curation.road import road
+    from stages.evaluation import curated
+    from stages.evaluation.thresholds import thresholds
+
+    page: dict[str, Any] = {}
+    if ctx.has("clips") and ctx.has("selection"):
+        page["levels"] = road(ctx, reviewers(ctx))
+        page["thresholds"], page["undrawn"] = thresholds(ctx, params.rules, params.thumbnails)
+    if ctx.has("pairs"):
+        counted = ctx.dataset("pairs").to_table(columns=["kind", "split"]).to_pylist()
+        page["pair_counts"] = {
+            kind: {s: sum(r["kind"] == kind and r["split"] == s for r in counted) for s in ("train", "held_out")}
+            for kind in sorted({r["kind"] for r in counted})
+        }
+        page["pairs"] = curated.pair_rows(ctx, params.pairs_shown) if params.pairs_shown else []
+    return page
+
+
+def _standing(ctx: Context, params: ReportParams, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """The table and the levers."""
+    from stages.evaluation import standing
+
+    if not metrics:
+        return {}
+    tests = ctx.table("comparisons").to_pylist() if ctx.has("comparisons") else []
+    page: dict[str, Any] = {"tested": bool(tests)}
+    page["metric_systems"], page["metrics"] = standing.metric_table(metrics, tests)
+    page["levers"], page["left"], page["right"] = standing.levers(
+        metrics, params.balance_motion, params.balance_identity
+    )
+    return page
+
+
+def _prompts(ctx: Context, params: ReportParams, keys: list[str]) -> dict[str, Any]:
+    """Videos side by side, every number of every prompt, and failures."""
+    from stages.evaluation import prompts
+
+    if not ctx.has("samples"):
+        return {}
+    rows = prompts.read_samples(ctx)
+    page: dict[str, Any] = {}
+    page["systems"], page["samples"] = prompts.side_by_side(ctx, rows, params.prompts_shown)
+    page["drill"] = prompts.drill_down(ctx, rows, keys)
+    page["failures"] = prompts.failures(ctx, rows)
+    page["prompt_count"] = len({row["prompt_id"] for row in rows})
     return page
 
 
@@ -167,20 +221,34 @@ def notices(ctx: Context, params: ReportParams, metrics: list[dict[str, Any]]) -
 
 def tiles(page: dict[str, Any], metrics: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """The few numbers at the top."""
-    clips = [level for level in page["levels"] if level.unit == "clips"]
     found = []
-    if page["levels"][0].unit == "files":
-        found.append((footage(page["levels"][0].hours), "of footage read"))
-    found.append((f"{clips[0].records:,}", "shots found"))
-    survived = clips[-1] if len(clips) < 2 else next((v for v in clips if v.name == "exported"), clips[-1])
-    found.append(
-        (f"{survived.records:,}", f"kept, {100 * survived.records / max(1, clips[0].records):.0f}% of the shots")
-    )
+    levels = page.get("levels", [])
+    clips = [level for level in levels if level.unit == "clips"]
+    if levels and levels[0].unit == "files":
+        found.append((footage(levels[0].hours), "of footage read"))
+    if clips:
+        survived = clips[-1] if len(clips) < 2 else next((v for v in clips if v.name == "exported"), clips[-1])
+        share = 100 * survived.records / max(1, clips[0].records)
+        found += [
+            (f"{clips[0].records:,}", "shots found"),
+            (f"{survived.records:,}", f"kept, {share:.0f}% of the shots"),
+        ]
     if "pair_counts" in page:
         found.append((f"{sum(sum(v.values()) for v in page['pair_counts'].values()):,}", "training samples"))
     if metrics:
         found.append((f"{len({r['system'] for r in metrics})}", "systems compared"))
+        if "prompt_count" in page:
+            found.append((f"{page['prompt_count']:,}", "prompts asked of each"))
+        found.append((f"{sum(not m['empty'] for m in page['metrics'])}", "metrics, each with its interval"))
     return found
+
+
+def by_group(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Metrics under the name of what they are about, groups in the order in which they first come."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["group"], []).append(row)
+    return list(found.items())
 
 
 def render(page: dict[str, Any]) -> str:
@@ -197,9 +265,12 @@ def render(page: dict[str, Any]) -> str:
     environment.globals["style"] = (PAGE / "report.css").read_text(encoding="utf-8")
     environment.globals["script"] = (PAGE / "report.js").read_text(encoding="utf-8")
     environment.filters["footage"] = footage
+    environment.filters["by_group"] = by_group
+    environment.filters["as_json"] = lambda value: json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     defaults: dict[str, Any] = {
-        "pairs": [], "pair_counts": {}, "browser": None, "systems": [], "samples": [], "failed_samples": 0,
-        "metric_systems": [], "metrics": [],
-        "levers": [], "left": [], "right": [], "judgement": [],
+        "levels": [], "thresholds": [], "undrawn": [], "pairs": [], "pair_counts": {}, "browser": None,
+        "systems": [], "samples": [], "drill": None,
+        "failures": [], "metric_systems": [], "metrics": [], "tested": False, "levers": [], "left": [], "right": [], "sweeps": [],
+        "judgement": [], "prompt_count": 0,
     }  # fmt: skip
     return environment.get_template("report.html").render({**defaults, **page})

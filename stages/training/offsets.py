@@ -66,10 +66,10 @@ class SweepOffsets:
     """Samples one prompt without and with every offset, and measures both things."""
 
     def __init__(self, studio: Mapping[str, Any], offsets: Sequence[Offset]) -> None:
-        from stages.evaluation.measure import Measurer
+        from models.metrics.toolbox import Toolbox, ToolSpec
 
         self.studio, self.offsets = Studio(**studio), tuple(offsets)
-        self.tools = Measurer((), None).tools
+        self.tools = Toolbox(ToolSpec()).tools
 
     def __call__(self, item: SweepPayload) -> Mapping[str, Any]:
         import numpy as np

@@ -17,8 +17,8 @@ from pydantic import Field
 
 from data_schemas.tables import CACHE, METRICS
 from stages.contract import Artifact, Context, Files, Group, NotEnoughRows, StageError, Table, stage
-from stages.evaluation.evaluate import METRIC_VERSIONS, EvaluateParams, summarise
-from stages.evaluation.evaluate import evaluate as evaluate_stage
+from stages.evaluation.params import EvaluateParams
+from stages.evaluation.summary import summarise
 from stages.training.adapters import adapter_digest
 from stages.training.generate import Studio, check_cache, entries_of
 from stages.training.merge import ADAPTER, MergeParams, check_parent, combine, read_parents, write_merged
@@ -70,8 +70,10 @@ class SweepFinalParams(SweepParams):
 
 
 def _models(params: SweepParams) -> Mapping[str, str]:
-    measured = evaluate_stage.models(params.metrics) if evaluate_stage.models else {}
-    return {**backbone_models(params.backbone), **measured}
+    try:
+        return {**backbone_models(params.backbone), **params.metrics.models()}
+    except ValueError as error:
+        raise StageError(f"the sweep's metrics: {error}") from error
 
 
 CACHED: dict[str, Artifact] = {"cache": Table(CACHE), "latents": Files("latents")}
@@ -133,8 +135,7 @@ class MeasurePoint:
         self.studio.systems[POINT] = [POINT]
         self.factors = {name: factors_of(load_adapter(Path(folder))) for name, folder in adapters.items()}
         self.params, self.seed, self.prompts = params, seed, prompts
-        clip = params.metrics.clip
-        self.measure = Measurer(params.metrics.metrics, clip.spec() if clip else None)
+        self.measure = Measurer(tuple(params.metrics.infos()), params.metrics.tools())
         self.attached: tuple[tuple[str, float], ...] | None = None
 
     def __call__(self, point: PointPayload) -> Mapping[str, Any]:
@@ -147,7 +148,7 @@ class MeasurePoint:
             path = Path(folder) / "video.webm"
             path.write_bytes(video)
             prompt = self.prompts[point.sample_id]
-            return self.measure(Sample(str(path), prompt, str(picture) if picture.exists() else None))
+            return self.measure(Sample(str(path), prompt, (str(picture),) if picture.exists() else ()))
 
     def _attach(self, weights: tuple[tuple[str, float], ...]) -> None:
         from models.training.lora import attach_adapter, remove_adapter, set_adapters
@@ -195,7 +196,7 @@ def _sweep(ctx: Context, params: SweepParams, names: Sequence[str], kind: str) -
     recipe = {
         "backbone": digest,
         "models": dict(_models(params)),
-        "metrics": {m: METRIC_VERSIONS[m] for m in params.metrics.metrics},
+        "metrics": params.metrics.measuring()["metrics"],
         "sampling": params.sampling.model_dump(mode="json"),
         "merge": MergeParams(**merging).model_dump(mode="json"),
     }
@@ -234,7 +235,7 @@ def _points(params: SweepParams, names: Sequence[str]) -> list[dict[str, float]]
 
 
 def _check_objective(params: SweepParams) -> None:
-    unmeasured = sorted({*params.objective, *params.limits} - set(params.metrics.metrics))
+    unmeasured = sorted({*params.objective, *params.limits} - set(params.metrics.infos()))
     if unmeasured:
         raise StageError(f"objective or limits name {', '.join(unmeasured)}; add them to metrics.metrics")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,14 @@ import numpy as np
 import pytest
 
 from data_schemas.tables import SAMPLES
+from models.metrics.tools import MetricInfo
 from models.subjects.frames import png
 from models.video.encode import write_video
-from stages.contract import NotEnoughRows
-from stages.evaluation.evaluate import EvaluateParams, evaluate
+from pipelines.dag.engine import InlineEngine
+from stages.contract import NotEnoughRows, StageError
+from stages.evaluation.evaluate import evaluate
+from stages.evaluation.params import EvaluateParams
+from stages.evaluation.summary import compare, summarise
 from tests.context import LocalContext
 
 CHEAP = {"metrics": ["temporal_flicker", "dynamic_degree_dis", "clip_t", "subject_similarity"]}
@@ -122,3 +128,115 @@ def test_no_samples_stop_the_pipeline_by_name(tmp_path: Path) -> None:
 def test_an_unknown_metric_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="unknown metrics fid"):
         EvaluateParams(metrics=("fid",))
+
+
+class Shuffled(InlineEngine):
+    """Hands work out in another order, as more workers would."""
+
+    def map(self, actor: Any, batches: Any, *how: Any) -> Any:
+        return super().map(actor, list(reversed([[item] for batch in batches for item in batch])), *how)
+
+
+def test_the_numbers_do_not_depend_on_who_measured_what_when(
+    tmp_path: Path, done: tuple[Path, list[dict[str, Any]], Path, LocalContext]
+) -> None:
+    inputs = {"samples": SAMPLES.table(done[1]), "videos": done[2]}
+    other = LocalContext(tmp_path, evaluate, inputs, engine=Shuffled())
+    other.run(EvaluateParams.model_validate(CHEAP))
+    for name in ("measurements", "comparisons"):
+        assert other.outputs[name] == done[3].outputs[name]
+    columns = [c for c in done[3].outputs["metrics"].column_names if c != "source"]  # which names another store's table
+    assert other.outputs["metrics"].select(columns) == done[3].outputs["metrics"].select(columns)
+
+
+def test_every_videos_number_is_kept_with_its_digest_or_why_there_is_none(
+    done: tuple[Path, list[dict[str, Any]], Path, LocalContext],
+) -> None:
+    rows = {(r["system"], r["prompt_id"], r["metric"]): r for r in done[3].outputs["measurements"].to_pylist()}
+    assert len(rows) == 4 * len(CHEAP["metrics"])
+    good = rows["base", "p0", "temporal_flicker"]
+    assert good["missing"] is None
+    assert good["video_sha256"] == hashlib.sha256((done[2] / "base0.webm").read_bytes()).hexdigest()
+    assert rows["final", "p1", "temporal_flicker"]["missing"] == "ValueError: not finite"
+    assert "base1.webm" in rows["base", "p1", "temporal_flicker"]["missing"]
+
+
+def test_a_number_names_the_models_that_made_it(done: tuple[Any, Any, Any, LocalContext]) -> None:
+    source = json.loads(cells(done[3])["base", "clip_t"]["source"])
+    assert source["metric"] == "clip_t/1"
+    assert source["models"] == {"clip_encoder": "tiny-random seed 0"}
+    assert json.loads(cells(done[3])["base", "temporal_flicker"]["source"])["models"] == {}
+
+
+def rows_of(
+    values: dict[str, dict[str, float | None]],
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, float | None]]]:
+    """Samples and measured values of ``{system: {prompt: value}}``, one seed each."""
+    samples = [
+        {"system": s, "prompt_id": p, "seed": 0, "record_id": f"{s}/{p}"} for s, found in values.items() for p in found
+    ]
+    return samples, {f"{s}/{p}": {"exposure": v} for s, found in values.items() for p, v in found.items()}
+
+
+def test_systems_are_compared_on_the_prompts_that_both_have() -> None:
+    prompts = [f"p{i}" for i in range(8)]
+    values: dict[str, dict[str, float | None]] = {
+        "base": {p: 0.1 * i for i, p in enumerate(prompts)},
+        "better": {p: 0.1 * i + 0.2 for i, p in enumerate(prompts)},
+        "holey": {p: None if i < 6 else 0.1 * i for i, p in enumerate(prompts)},
+    }
+    found = {r["system"]: r for r in compare(*rows_of(values), EvaluateParams(metrics=("exposure",), clip=None))}
+    better, holey = found["better"], found["holey"]
+    assert better["difference"] == pytest.approx(0.2)
+    assert better["p"] == 2 / 2**8
+    assert better["p_holm"] == 2 * better["p"]  # two systems were compared
+    assert (holey["prompts"], holey["difference"], holey["p"]) == (2, 0.0, 1.0)
+    with pytest.raises(StageError, match="no system is called so"):
+        compare(*rows_of(values), EvaluateParams(metrics=("exposure",), clip=None, baseline="nobody"))
+
+
+def test_steadiness_without_motion_beside_it_says_that_a_frozen_video_wins() -> None:
+    samples, values = rows_of({"base": {"p": 1.0, "q": 0.5}})
+    for metrics, said in ((("temporal_flicker",), True), (("temporal_flicker", "dynamic_degree_dis"), False)):
+        row = summarise(samples, values, EvaluateParams(metrics=metrics, clip=None))[0]
+        assert ("frozen" in str(row["note"])) == said
+
+
+class MeanColour:
+    """A video network that sees the mean colour."""
+
+    name = "mean-colour/1"
+
+    def encode(self, video_FHWC: np.ndarray, fps: float) -> np.ndarray:
+        return np.asarray(video_FHWC.mean((0, 1, 2)), np.float32)
+
+
+def test_fvd_is_measured_by_option_and_prints_its_caveats(
+    tmp_path: Path, done: tuple[Path, list[dict[str, Any]], Path, LocalContext]
+) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    for number in range(3):
+        write_video(np.full((3, 32, 32, 3), 90 * number, np.uint8), 8.0, real / f"{number}.webm", codec="libvpx-vp9")
+    fvd = {"encoder": f"{__name__}:MeanColour", "real": str(real)}
+    table = cells(run(tmp_path, done[1], done[2], fvd=fvd, metrics=["exposure"]))
+    assert table["base", "fvd"]["value"] is None  # one of its two videos is broken
+    assert table["base", "fvd"]["note"] == "fewer than two videos"
+    good = make_samples(tmp_path / "good")[:2]
+    row = cells(run(tmp_path / "two", good, tmp_path / "good", fvd=fvd, metrics=["exposure"]))["base", "fvd"]
+    assert row["value"] > 0
+    assert (row["n"], row["coverage"], row["better"], row["low"]) == (2, 1.0, "lower", None)
+    assert "by mean-colour/1 on 2 generated and 3 real videos, biased upwards" in row["note"]
+    assert "covariances are singular" in row["note"]
+
+
+ENDLESS = MetricInfo("endless", "Endless", lambda video, prompt, references, tools: float("nan"), "higher", "1")
+
+
+def test_a_metric_of_ones_own_that_breaks_fails_the_sample_and_not_the_stage(
+    tmp_path: Path, done: tuple[Path, list[dict[str, Any]], Path, LocalContext]
+) -> None:
+    ctx = run(tmp_path, done[1], done[2], metrics=["exposure", f"{__name__}:ENDLESS"])
+    row = cells(ctx)["base", "exposure"]
+    assert (row["n"], row["coverage"]) == (0, 0.0)
+    assert any("came out as no finite number" in (r["error_message"] or "") for r in ctx.ledger_rows)

@@ -17,7 +17,7 @@ from data_schemas import tables
 from models.subjects.frames import png
 from models.video.encode import write_video
 from stages.curation.rules import Rule
-from stages.evaluation import charts, results
+from stages.evaluation import charts, results, standing
 from stages.evaluation.curated import prompt_parts, spread
 from stages.evaluation.report import ReportParams, report
 from tests.context import LocalContext
@@ -199,10 +199,64 @@ def everything(tmp: Path) -> dict[str, pa.Table | Path]:
                 )
             ]
         ),
+        "measurements": tables.MEASUREMENTS.table(
+            [
+                {"system": s, "prompt_id": "p", "seed": 0, "metric": m, "value": v, "missing": None if v else HOSTILE}
+                for s, m, v in (
+                    ("base", "dynamic_degree_dis", 0.9),
+                    ("final", "dynamic_degree_dis", None),
+                    ("base", "subject_similarity", 0.2),
+                    ("final", "subject_similarity", None),
+                )
+            ]
+        ),
+        "comparisons": tables.COMPARISONS.table(
+            [
+                {
+                    "system": "final",
+                    "baseline": "base",
+                    "metric": "subject_similarity",
+                    "difference": 0.5,
+                    "low": 0.4,
+                    "high": 0.6,
+                    "n": 6,
+                    "prompts": 6,
+                    "p": 0.03,
+                    "p_holm": 0.03,
+                },
+            ]
+        ),
+        "sweep_sft": swept(tmp / "sweep"),
         "judgement": judged,
         "adapter_cross": adapter,
     }
     return inputs
+
+
+def swept(folder: Path) -> Path:
+    """Three points of a sweep: one chosen, one on the front, one behind it."""
+    folder.mkdir(parents=True)
+    points = [
+        {
+            "weights": {"cross": w, "in_pair": 1 - w},
+            "metrics": {
+                m: {"value": v, "low": v - 0.1, "high": v + 0.1, "n": 4, "coverage": 1.0}
+                for m, v in zip("ab", values, strict=True)
+            },
+            "score": score,
+            "front": score is not None and score > 0.4,
+            "winner": score == 0.6,
+        }
+        for w, values, score in ((0.25, (0.3, 0.9), 0.5), (0.5, (0.7, 0.8), 0.6), (0.75, (0.2, 0.1), None))
+    ]
+    found = {
+        "objective": {"a": 0.5, "b": 0.5},
+        "limits": {"b": 0.2},
+        "better": {"a": "higher", "b": "higher"},
+        "points": points,
+    }
+    (folder / "points.json").write_text(json.dumps(found))
+    return folder
 
 
 def page_of(tmp: Path, inputs: dict[str, pa.Table | Path], **params: Any) -> str:
@@ -253,7 +307,54 @@ def test_the_page_is_well_formed(page: str) -> None:
     ids = {a["id"] for _, a in tags.found if "id" in a}
     links = {(a.get("href") or "")[1:] for t, a in tags.found if t == "a"}
     assert links <= ids
-    assert {"funnel", "thresholds", "pairs", "balance", "samples", "metrics", "training", "truth"} <= ids
+    parts = {
+        "balance",
+        "merges",
+        "metrics",
+        "samples",
+        "prompts",
+        "failures",
+        "training",
+        "funnel",
+        "thresholds",
+        "pairs",
+        "truth",
+    }
+    assert parts <= ids
+
+
+def test_the_front_shows_the_chosen_merge_and_its_intervals(page: str) -> None:
+    chart = re.search(r'<svg class="chart scatter".*?</svg>', page, re.S)
+    assert chart is not None
+    for kind, count in (("chosen", 1), ("on-front", 1), ("behind", 1)):
+        assert chart[0].count(f'class="dot {kind}"') == count
+    assert chart[0].count('class="cross"') == 2
+    assert "chosen: cross 0.5, in pair 0.5" in page
+    assert "b at least 0.2" in page
+
+
+def test_a_number_tells_its_test_its_definition_and_its_failures(page: str) -> None:
+    assert '<span class="test good" title="+0.500 against base on the same 6 prompts' in page
+    assert "Ours, in the form of masked DINO-I" in page  # the definition is the metric's own docstring
+    assert "1 of 1 videos" in page
+
+
+def test_the_drill_down_holds_every_prompt_and_null_where_nothing_was_measured(page: str) -> None:
+    table = next(a for t, a in tags_of(page).found if a.get("id") == "drill")
+    found = json.loads(table["data-drill"] or "")
+    assert found["systems"] == ["base", "final"]
+    assert found["values"]["subject_similarity"] == [[0.2, None]]
+    figures = [a["data-values"] for t, a in tags_of(page).found if t == "figure" and "data-values" in a]
+    assert [json.loads(v or "") for v in figures] == [{"dynamic_degree_dis": 0.9, "subject_similarity": 0.2}, {}]
+
+
+def test_samples_of_a_folder_have_a_page_without_a_curation(tmp_path: Path) -> None:
+    inputs = everything(tmp_path)
+    html = page_of(tmp_path, {k: inputs[k] for k in ("samples", "sample_videos", "metrics")})
+    assert 'id="samples"' in html
+    assert 'id="funnel"' not in html
+    assert 'id="prompts"' not in html
+    assert tags_of(html).broken == []
 
 
 def test_random_models_are_announced_first(page: str) -> None:
@@ -317,13 +418,13 @@ def metric(system: str, name: str, value: float, low: float, high: float, **more
 
 def test_best_means_that_the_interval_lies_beyond_all_others() -> None:
     rows = [metric("base", "m", 0.2, 0.1, 0.3), metric("final", "m", 0.5, 0.4, 0.6)]
-    _, table = results.metric_table(rows)
+    _, table = standing.metric_table(rows)
     assert [c["best"] for c in table[0]["cells"]] == [False, True]
-    _, table = results.metric_table([rows[0], metric("final", "m", 0.5, 0.25, 0.6)])
+    _, table = standing.metric_table([rows[0], metric("final", "m", 0.5, 0.25, 0.6)])
     assert [c["best"] for c in table[0]["cells"]] == [False, False]
-    _, table = results.metric_table([{**r, "better": "lower"} for r in rows])
+    _, table = standing.metric_table([{**r, "better": "lower"} for r in rows])
     assert [c["best"] for c in table[0]["cells"]] == [True, False]
-    _, table = results.metric_table([{**r, "note": "weights are random: the number means nothing"} for r in rows])
+    _, table = standing.metric_table([{**r, "note": "weights are random: the number means nothing"} for r in rows])
     assert [c["best"] for c in table[0]["cells"]] == [False, False]
 
 
@@ -336,11 +437,28 @@ def test_the_lever_leaves_out_what_means_nothing() -> None:
         metric("base", "clip_t", 0.1, 0, 1, note="the number means nothing"),
         metric("final", "clip_t", 0.8, 0, 1, note="the number means nothing"),
     ]
-    drawings, left, right = results.levers(rows, ("dynamic_degree_dis", "clip_t"), ("subject_similarity",))
+    drawings, left, right = standing.levers(rows, ("dynamic_degree_dis", "clip_t"), ("subject_similarity",))
     assert (left, right) == (["dynamic_degree_dis"], ["subject_similarity"])
     assert len(drawings) == 2
-    assert "rotate(-16.00" in str(drawings[0])  # all motion, no identity: tipped to the left
-    assert results.levers(rows[:1], ("dynamic_degree_dis",), ("subject_similarity",))[0] == []
+    assert "rotate(-16.00" in str(drawings[0]["chart"])  # all motion, no identity: tipped to the left
+    assert drawings[0]["told"] == "tips to motion, prompt and looks"
+    assert standing.levers(rows[:1], ("dynamic_degree_dis",), ("subject_similarity",))[0] == []
+
+
+def test_the_lever_takes_the_first_of_two_metrics_that_serves() -> None:
+    rows = [
+        metric(system, name, value, 0, 1)
+        for name, values in {
+            "dynamic_degree_dis": (0.1, 0.9),
+            "dino_i_masked": (0.2, 0.3),
+            "subject_similarity": (0.5, 0.6),
+        }.items()
+        for system, value in zip(("base", "final"), values, strict=True)
+    ]
+    _, left, right = standing.levers(
+        rows, ("dynamic_degree|dynamic_degree_dis", "clip_t"), ("dino_i_masked|subject_similarity",)
+    )
+    assert (left, right) == (["dynamic_degree_dis"], ["dino_i_masked"])
 
 
 def test_curves_read_both_forms_and_pass_over_a_broken_line(tmp_path: Path) -> None:

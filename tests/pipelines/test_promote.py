@@ -14,6 +14,7 @@ from data_schemas.tables import METRICS, SAMPLES
 from pipelines.dag.artifacts import Committed, Manifest, write_manifest
 from pipelines.dag.runs import NodeRecord, RunRecord
 from pipelines.dag.store import Store
+from pipelines.gates import held_back
 from pipelines.registry import evaluated, make_candidate, make_champion, regressions
 from pipelines.tracking import Tracker
 from stages.contract import StageError
@@ -36,6 +37,42 @@ def test_worse_is_an_interval_wholly_beyond_the_other() -> None:
     assert regressions({"a": number(0.5, None, None)}, {"a": number(0.6, None, None)}) == ["a 0.5 against 0.6"]
     random = {"a": number(0.9, 0.9, 0.9, meaningless=True), "c": number(0.9, 0.9, 0.9, "neither")}
     assert regressions({"a": number(0.1, 0.1, 0.1), "c": number(0.1, 0.1, 0.1, "neither")}, random) == []
+
+
+def row(value: float | None, better: str = "higher", note: str | None = None) -> dict[str, Any]:
+    return {"value": value, "better": better, "note": note}
+
+
+def test_a_gate_holds_back_what_falls_further_below_the_base_than_it_allows() -> None:
+    base = {"clip_t": row(0.30), "copy_paste": row(0.10, "lower")}
+    assert (
+        held_back({"clip_t": row(0.29), "copy_paste": row(0.19, "lower")}, base, {"clip_t": 0.011, "copy_paste": 0.1})
+        == []
+    )
+    assert held_back({"clip_t": row(0.9)}, base, {"clip_t": 0.0}) == []
+    (fell,) = held_back({"clip_t": row(0.27)}, base, {"clip_t": 0.01})
+    assert fell == "clip_t is 0.27 against the base's 0.3, worse by 0.03 where 0.01 is allowed"
+    (rose,) = held_back({"copy_paste": row(0.4, "lower")}, base, {"copy_paste": 0.1})
+    assert "worse by 0.3" in rose
+
+
+def test_a_gate_that_nobody_can_tell_holds_back() -> None:
+    for mine, base, said in (
+        ({"clip_t": row(None)}, {"clip_t": row(0.3)}, "not measured for both"),
+        ({"clip_t": row(0.3)}, {}, "which was not sampled"),
+        ({"clip_t": row(0.3, note="the number means nothing")}, {"clip_t": row(0.3)}, "random weights"),
+        ({"clip_t": row(0.3, "neither")}, {"clip_t": row(0.3)}, "no better side"),
+    ):
+        assert said in held_back(mine, base, {"clip_t": 1.0})[0]
+
+
+def test_nothing_is_registered_when_a_gate_holds(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "test", store)
+    record = run(store, "first", 0.7)
+    with pytest.raises(StageError, match="held back by its gates: subject_similarity cannot be compared with the base"):
+        make_candidate(tracker, record, evaluated(store, record, "adapter_final"), "m", {"subject_similarity": 0.1})
+    assert tracker.client.search_registered_models() == []
 
 
 def run(store: Store, name: str, similarity: float | None, *, stale: bool = False, prompts: str = "p1") -> RunRecord:

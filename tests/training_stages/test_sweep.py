@@ -16,7 +16,8 @@ from models.training.adapter import load_adapter
 from models.training.merge import adapter_of, factors_of, merge
 from models.training.pareto import choose
 from stages.contract import StageError
-from stages.evaluation.evaluate import EvaluateParams, evaluate
+from stages.evaluation.evaluate import evaluate
+from stages.evaluation.params import EvaluateParams
 from stages.training.adapters import read_card, write_adapter
 from stages.training.sample import SampleParams, sample
 from stages.training.sweep import SweepSftParams, sweep_sft

@@ -1,0 +1,60 @@
+"""Every metric does with every corruption what is declared of it, on rendered clips."""
+
+from __future__ import annotations
+
+import cv2
+import pytest
+import torch
+
+from models.metrics.catalogue import METRICS
+from tests.evaluation.corruptions import CORRUPTIONS, Clip, declared, reference_of, rendered, tools
+
+torch.set_num_threads(1)
+PROMPT = "Ref 1: a toy. Video: Ref 1[a toy] moves"
+FACES = {"face_similarity", "face_rate"}  # need faces: tests/evaluation/test_tools.py
+Values = dict[str, float | None]
+
+
+def test_the_matrix_is_whole() -> None:
+    rows = declared()
+    assert set(rows) == set(METRICS) - FACES
+    assert all(list(signs) == list(CORRUPTIONS) for _, signs in rows.values())
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[Clip]:
+    cv2.setNumThreads(1)
+    return [rendered(2), rendered(8)]
+
+
+def measure(clip: Clip, corruption: str | None, other: Clip) -> Values:
+    video = clip.video if corruption is None else CORRUPTIONS[corruption](clip, other)
+    shared = tools()
+    return {key: METRICS[key].run(video, PROMPT, reference_of(clip), shared) for key in declared()}
+
+
+@pytest.fixture(scope="module")
+def untouched(clips: list[Clip]) -> list[Values]:
+    return [measure(clip, None, clip) for clip in clips]
+
+
+def test_every_metric_measures_a_clip_that_was_left_alone(untouched: list[Values]) -> None:
+    assert {key for key in declared() if any(values[key] is not None for values in untouched)} == set(declared())
+
+
+@pytest.mark.parametrize("corruption", list(CORRUPTIONS))
+def test_a_corruption_moves_what_it_must_and_leaves_the_rest(
+    corruption: str, clips: list[Clip], untouched: list[Values]
+) -> None:
+    wrong = []
+    for index, clip in enumerate(clips):
+        found = measure(clip, corruption, clips[index - 1])
+        for key, (within, signs) in declared().items():
+            before, after, sign = untouched[index][key], found[key], signs[corruption]
+            if before is None or after is None:
+                assert before is after, f"{key} is missing on one side of {corruption} alone"
+                continue
+            change = after - before
+            if {"-": change >= 0, "+": change <= 0, "=": abs(change) > within, ".": False}[sign]:
+                wrong.append(f"{key} {sign}: {before:.3f} to {after:.3f}")
+    assert not wrong, wrong
