@@ -28,6 +28,7 @@ def test_overhead_is_measured_in_every_way_that_needs_no_ray() -> None:
     assert set(found["ways"]) == {"bare", "loop", "job"}
     assert all(way["median_ms"] > 0 and way["windows"] == 2 for way in found["ways"].values())
     assert found["mlflow_publish_ms_per_step"] > 0
+    assert found["checkpoint_ms"] > 0
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("cogvideox-5b", 5.57e9), ("wan-1.3b", 1.42e9), ("wan-14b", 14.29e9)])
