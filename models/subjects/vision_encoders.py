@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from models.subjects.protocols import F32, U8
 from models.subjects.weights import Weights
 
 
-class _Encoder:
+class _Encoder(abc.ABC):
     """Crops with what lies outside their mask painted in the mean colour that the model is normalised by."""
 
     kind: str
@@ -48,8 +49,9 @@ class _Encoder:
             raise ValueError("the mask is empty: there is no subject to describe")
         return np.where((mask > 127)[..., None], picture, self.fill).astype(np.uint8)
 
+    @abc.abstractmethod
     def _features(self, output: Any) -> Any:
-        raise NotImplementedError
+        """The embedding in a model's output: (N, width)."""
 
 
 class Dinov2Encoder(_Encoder):

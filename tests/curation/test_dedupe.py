@@ -237,7 +237,7 @@ def test_a_copy_that_does_not_decode_at_first_joins_by_what_is_left_of_it(
 def test_a_killed_run_goes_on_with_the_pairs_that_are_left(
     variants: dict[str, Path], analysed: Analysed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.curation.near_copies.PAIRS_PER_BATCH", 1)
+    monkeypatch.setattr("stages.curation.near_verdicts.PAIRS_PER_BATCH", 1)
     tables = analysed([variants[name] for name in ("original", "small", "darker", "half_rate", "other_take")])
     compare = near_jobs.CompareActor.__call__
     done: list[near_jobs.Pair] = []
