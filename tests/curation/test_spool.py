@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import multiprocessing
@@ -55,12 +56,20 @@ def test_a_copy_has_its_digest_and_is_gone_after_its_last_use(tmp_path: Path, ur
     assert copies(tmp_path / "spool") == []
 
 
+def _held(folder: Path) -> int:
+    """Bytes in the folder, while other processes take files away."""
+    held = 0
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            held += path.stat().st_size
+    return held
+
+
 def _work(folder: Path, bound: int, uris: list[str], seen: Any) -> None:
     spool = Spool(folder, bound)
     for uri in uris:
         with spool.hold(uri) as file:
-            held = sum(p.stat().st_size for p in folder.iterdir())
-            seen.put((held, file.path.stat().st_size))
+            seen.put((_held(folder), file.path.stat().st_size))
             time.sleep(0.005)
 
 

@@ -14,12 +14,14 @@ const RETRY_MS = [500, 1000, 2000, 5000];
 const REPEATING = new Set(["back", "forward", "rewind", "ahead"]); // what a held key may do again
 const RECENT = 50; // items whose unsent answers can be taken back without a connection
 
+const DRAFT = `fulcrum.draft.${data.campaign}.${data.person}`;
+
 const outbox = new Outbox(`fulcrum.outbox.${data.campaign}.${data.person}`);
 let buffer = []; // what this person holds: [0] is on show
 let recent = []; // what this page has answered, newest last
 let mode = "loading"; // loading | judge | skips | done | closed, and the form's own: reasons | second
 let settling = 0; // runs until a decision is taken for one on the item now on show
-let draft = null; // ratings that the server does not have yet
+let draft = load(DRAFT, null); // ratings that the server does not have yet
 let pumping = false;
 let busy = false; // an undo or an earlier answer is on its way
 let offline = false;
@@ -59,7 +61,7 @@ async function step() {
   } else if (draft) {
     const sending = draft;
     await send("PUT", `/api/items/${sending.item}/draft`, { scores: sending.scores });
-    if (draft === sending) draft = null;
+    if (draft === sending) setDraft(null);
   } else if (mode === "closed" || buffer.filter((one) => !one.past).length > AHEAD) return false;
   else if (!(await refill())) {
     connected();
@@ -105,13 +107,13 @@ function disconnected(why) {
 function refused(error) {
   if (error.status === 409) {
     outbox.drop();
-    draft = null;
+    setDraft(null);
     finish("closed", error.message);
     return true;
   }
   if (![404, 413, 422].includes(error.status) || (!outbox.length && !draft)) return false;
   if (outbox.length) outbox.drop();
-  else draft = null;
+  else setDraft(null);
   say(`Not stored: ${error.message}`, 8000);
   return true;
 }
@@ -247,7 +249,7 @@ function put(view, said, isPast) {
 /** Store the decision and show the next item at once; the answer travels meanwhile. */
 function decide(choice, rest = {}) {
   const one = buffer.shift();
-  if (draft?.item === one.view.id) draft = null;
+  if (draft?.item === one.view.id) setDraft(null);
   const watched_ms = Math.round(watchedMs());
   outbox.push({ item: one.view.id, choice, watched_ms, replays: one.replays, ...rest });
   recent = [...recent, { view: one.view, said: { choice, ...rest } }].slice(-RECENT);
@@ -264,8 +266,14 @@ function watchedMs() {
 
 function keepDraft(scores) {
   if (buffer[0].past) return; // the answer stands until another replaces it
-  draft = { item: buffer[0].view.id, scores };
+  setDraft({ item: buffer[0].view.id, scores });
   pump();
+}
+
+/** Ratings wait for the server in this browser too: a page that is closed or loaded again at once loses none. */
+function setDraft(value) {
+  draft = value;
+  save(DRAFT, value);
 }
 
 /** Run `work` alone, once every answer has arrived; without a connection say so instead. */
