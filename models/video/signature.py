@@ -9,7 +9,7 @@ import numpy as np
 
 SIDE = 48  # px; the grid every frame's luma is averaged to, whatever its shape
 HALF = SIDE // 2  # px; the grid of its chroma
-SIGNATURE_VERSION = "1"  # raise it when signatures would differ
+SIGNATURE_VERSION = "2"  # raise it when signatures would differ
 RATE = 8.0  # frames per second of a signature
 SECONDS = 20.0  # the most of a clip that is compared, from its start
 _FINE = 96  # px; bars are cut off at this grid, then it is averaged to SIDE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,8 @@ from stages.spool import local_copy
 
 if TYPE_CHECKING:
     from models.video.near import NearRule
-    from models.video.reader import VideoReader
+    from models.video.reader import Frame
+    from models.video.signature import Signature
 
 Failures = dict[str, dict[str, str]]
 FRAMES = 3  # key frames by which a clip is known: its first, middle and last
@@ -24,10 +25,10 @@ FRAMES = 3  # key frames by which a clip is known: its first, middle and last
 
 @dataclass(frozen=True)
 class VideoSpans:
-    """Clips of one video, so that one pass over it serves them all: (record key, start_frame, end_frame)."""
+    """Clips of one video, so that one pass over it serves them all: (record key, start_frame, end_frame, start_s, end_s)."""
 
     uri: str
-    spans: tuple[tuple[str, int, int], ...]
+    spans: tuple[tuple[str, int, int, float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -92,51 +93,48 @@ class SignatureActor:
         return len(pixels), failed
 
     def _video(self, job: VideoSpans, pixels: dict[str, bytes], damage: dict[str, float], failed: Failures) -> None:
-        from models.video.reader import UndecodableError, VideoReader
+        from models.video.reader import UndecodableError
+        from models.video.spans import SourceEndedError, Span, read_spans
+
+        left = {key for key, *_ in job.spans}
+        spans = [Span(first, end, start_s, end_s) for _, first, end, start_s, end_s in job.spans]
+        try:
+            with local_copy(job.uri) as local:
+                for number, result in read_spans(local.path, spans, lambda reader, number: _Signing()):
+                    key = job.spans[number][0]
+                    left.discard(key)
+                    if isinstance(result, SourceEndedError):
+                        message = "the source no longer has the frames of this clip; run analyze again"
+                        failed[key] = {"error_type": "FramesMissing", "error_message": message}
+                    else:
+                        pixels[key], damage[key] = result.to_bytes(), result.damage
+        except (UndecodableError, OSError) as error:
+            why = {"error_type": type(error).__name__, "error_message": str(error)}
+            failed.update(dict.fromkeys(left, why))
+
+
+class _Signing:
+    """The signature of one span, while its frames go by."""
+
+    failed = False  # a damaged picture is a part of the signature
+
+    def __init__(self) -> None:
         from models.video.signature import SignatureBuilder
 
-        builders = {key: SignatureBuilder() for key, _, _ in job.spans}
-        started: dict[str, float] = {}
-        last = max(end for _, _, end in job.spans)
-        try:
-            with local_copy(job.uri) as local, VideoReader(local.path) as reader:
-                damaged = Damage(reader)
-                for frame in reader:
-                    if frame.index >= last:
-                        break
-                    spoiled = damaged(frame.raw)
-                    inside = [key for key, start, end in job.spans if start <= frame.index < end]
-                    at = {key: frame.time_s - started.setdefault(key, frame.time_s) for key in inside}
-                    wanting = [key for key, seconds in at.items() if builders[key].wants(seconds)]
-                    if wanting:
-                        picture = frame.picture(SignatureBuilder.size)
-                        for key in wanting:
-                            builders[key].add(at[key], picture, spoiled)
-        except (UndecodableError, OSError) as error:
-            error_row = {"error_type": type(error).__name__, "error_message": str(error)}
-            failed.update(dict.fromkeys(builders, error_row))
-            return
-        for key, builder in builders.items():
-            if key in started:
-                signature = builder.finish()
-                pixels[key], damage[key] = signature.to_bytes(), signature.damage
-            else:
-                message = "the source no longer has the frames of this clip; run analyze again"
-                failed[key] = {"error_type": "FramesMissing", "error_message": message}
+        self._builder = SignatureBuilder()
+        self._first_s: float | None = None
 
+    def add(self, frame: Frame, spoiled: bool) -> None:
+        self._first_s = frame.time_s if self._first_s is None else self._first_s
+        seconds = frame.time_s - self._first_s
+        if self._builder.wants(seconds):
+            self._builder.add(seconds, frame.picture(self._builder.size), spoiled)
 
-class Damage:
-    """Whether a frame is made up: between a packet that could not be decoded and the next key frame, decoders conceal."""
+    def finish(self) -> Signature:
+        return self._builder.finish()
 
-    def __init__(self, reader: VideoReader) -> None:
-        self._reader, self._errors, self._concealing = reader, 0, False
-
-    def __call__(self, raw: Any) -> bool:
-        if self._reader.decode_errors > self._errors:
-            self._errors, self._concealing = self._reader.decode_errors, True
-        elif raw.key_frame:
-            self._concealing = False
-        return self._concealing
+    def abandon(self) -> None:
+        """There is nothing to leave behind."""
 
 
 class CompareActor:

@@ -152,18 +152,19 @@ class Verdicts:
         )
         where = pc.index_in(ids, value_set=uris.column("clip_id").combine_chunks())
         uri_of = uris.column("video_uri").take(where).to_pylist()
-        start, end = (self.clips.column(name).to_numpy()[rows].tolist() for name in ("start_frame", "end_frame"))
+        where_is = self.clips.select(["start_frame", "end_frame", "start_s", "end_s"]).take(pa.array(rows))
+        spans = zip(*(column.to_pylist() for column in where_is.columns), strict=True)
         keys = [
             hashlib.sha256((known or f"clip:{clip_id}").encode()).hexdigest()
             for known, clip_id in zip(self.content(rows), ids.to_pylist(), strict=True)
         ]
         self.key_of.update(zip(rows.tolist(), keys, strict=True))
         done = self.ctx.records.done(self.signatures)
-        by_video: dict[str, dict[str, tuple[str, int, int]]] = {}
-        for key, uri, first, last in zip(keys, uri_of, start, end, strict=True):
+        by_video: dict[str, dict[str, tuple[str, int, int, float, float]]] = {}
+        for key, uri, span in zip(keys, uri_of, spans, strict=True):
             if key not in done:
-                by_video.setdefault(uri, {})[key] = (key, first, last)
-        jobs = [VideoSpans(uri, tuple(spans[key] for key in sorted(spans))) for uri, spans in sorted(by_video.items())]
+                by_video.setdefault(uri, {})[key] = (key, *span)
+        jobs = [VideoSpans(uri, tuple(of[key] for key in sorted(of))) for uri, of in sorted(by_video.items())]
         failed: Failures = {}
         if jobs:
             init = {"shards": self.ctx.records.shards([self.signatures, self.damage])}

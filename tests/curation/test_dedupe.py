@@ -16,6 +16,7 @@ from data_schemas.tables import EMBEDDINGS, HASHES
 from models.video.cut import cut_clip
 from models.video.encode import GOP_FRAMES, write_video
 from models.video.reader import VideoReader
+from models.video.spans import Damage
 from stages.contract import StageError
 from stages.curation import near_jobs
 from stages.curation.dedupe import DedupeParams, NearParams, dedupe
@@ -220,8 +221,8 @@ def test_a_copy_that_does_not_decode_at_first_joins_by_what_is_left_of_it(
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(data)
     with VideoReader(broken) as reader:
-        damage = near_jobs.Damage(reader)
-        damaged = [damage(frame.raw) for frame in reader]
+        damage = Damage(reader)
+        damaged = [damage(frame) for frame in reader]
     cut = len(damaged) - damaged[::-1].index(True)  # where the pictures are good again a shot seems to begin
     assert cut == GOP_FRAMES - (len(frames) - len(damaged))
     tables = analysed([whole, broken], {broken: [(0, cut), (cut, len(damaged))]})

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-import models.video.cut
+import models.video.spans
 from models.video.cut import Cut, DamagedSpanError, cut_clip, cut_clips
 from models.video.encode import EncodedInfo, EncodeError, Encoding, read_video
 from models.video.reader import VideoReader
@@ -48,7 +48,7 @@ def results(source: Path, cuts: Sequence[Cut], encoding: Encoding | None = None)
 def eager(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Jumps even where it hardly pays, as long videos do; returns the list of how many spans each jump certainly hit."""
     hit: list[int] = []
-    real = models.video.cut._cut_after_jump
+    real = models.video.spans._read_after_jump
 
     def counted(*args: Any) -> Any:
         hit.append(0)
@@ -56,9 +56,9 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             hit[-1] += 1
             yield result
 
-    monkeypatch.setattr(models.video.cut, "_cut_after_jump", counted)
-    monkeypatch.setattr(models.video.cut, "_FAR_S", 0.1)
-    monkeypatch.setattr(models.video.cut, "_LEAD_S", 0.05)
+    monkeypatch.setattr(models.video.spans, "_read_after_jump", counted)
+    monkeypatch.setattr(models.video.spans, "_FAR_S", 0.1)
+    monkeypatch.setattr(models.video.spans, "_LEAD_S", 0.05)
     return hit
 
 
@@ -178,7 +178,7 @@ def test_many_spans_open_their_source_once(tmp_path: Path, monkeypatch: pytest.M
             opened.append(str(path))
             super().__init__(path, **more)
 
-    monkeypatch.setattr(models.video.cut, "VideoReader", Counted)
+    monkeypatch.setattr(models.video.spans, "VideoReader", Counted)
     results(source, cuts_of([(n, n + 4) for n in range(0, 48, 4)], tmp_path / "out", [n / 25 for n in range(51)]))
     assert len(opened) == 1
 
