@@ -12,7 +12,6 @@ merged shards with the same records, and a reader that knows the small ones can 
 
 from __future__ import annotations
 
-import bisect
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.dag.shards import KEY, MERGED, SUFFIX, Shard, ShardWriter, merge, open_shard
+from pipelines.dag.sorted_keys import SortedKeys
 from pipelines.dag.store import Store
 from stages.contract import Group
 
@@ -37,18 +37,19 @@ class Keys(AbstractSet[str]):
     def __init__(self, parts: Sequence[pa.StringArray]) -> None:
         whole = pa.concat_arrays(parts) if parts else pa.array([], pa.string())
         self.array: pa.StringArray = pc.unique(whole) if len(parts) > 1 else whole
-        self._sorted: pa.StringArray | None = None
+        self._sorted: SortedKeys | None = None
 
     def mask(self, keys: pa.Array | pa.ChunkedArray) -> pa.BooleanArray:
         """For each of ``keys`` whether it is one of these; false for null."""
         keys = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
-        return pc.is_in(keys, value_set=self.array)
+        if self._sorted is None:
+            if len(keys) * 2 > len(self.array):  # asked once for all, there is nothing to sort for
+                return pc.is_in(keys, value_set=self.array)
+            self._sorted = SortedKeys(self.array.take(pc.sort_indices(self.array)))
+        return pa.array(self._sorted.find(keys.cast(pa.string())) >= 0)
 
     def __contains__(self, key: object) -> bool:
-        if self._sorted is None:
-            self._sorted = self.array.take(pc.sort_indices(self.array))
-        at = bisect.bisect_left(self._sorted, str(key), key=lambda value: value.as_py())
-        return at < len(self._sorted) and self._sorted[at].as_py() == key
+        return isinstance(key, str) and bool(self.mask(pa.array([key]))[0].as_py())
 
     def __iter__(self) -> Iterator[str]:
         return (value.as_py() for value in self.array)
@@ -151,10 +152,7 @@ class RecordStore:
         for shard in self._holding(group):
             if not len(wanted):
                 break
-            inside = shard.between(wanted[0].as_py(), wanted[-1].as_py())
-            if not len(inside):
-                continue
-            here = pc.is_in(wanted, value_set=inside)
+            here = pa.array(shard.find(wanted) >= 0)
             mine = wanted.filter(here)
             if len(mine):
                 plan.append((shard, mine))

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.dag.sorted_keys import SortedKeys
 from pipelines.dag.store import Store
 from stages.contract import Group, StageError
 
@@ -74,6 +75,7 @@ class Shard:
     replaces: Blob | None = None
     _tail: tuple[int, bytes] = field(default=(0, b""), repr=False)
     _places: dict[str, pa.Table] = field(default_factory=dict, repr=False)
+    _sorted: SortedKeys | None = field(default=None, repr=False)
 
     @property
     def signature(self) -> tuple[tuple[str, str, bool], ...]:
@@ -84,10 +86,11 @@ class Shard:
     def merged(self) -> bool:
         return self.name.startswith(MERGED)
 
-    def between(self, low: str, high: str) -> pa.StringArray:
-        """The keys from ``low`` to ``high``, both included."""
-        start = bisect.bisect_left(self.keys, low, key=_text)
-        return self.keys.slice(start, bisect.bisect_right(self.keys, high, lo=start, key=_text) - start)
+    def find(self, keys: pa.StringArray) -> np.ndarray:
+        """The place of each key among the shard's, int64 (N,); -1 for one that it does not hold."""
+        if self._sorted is None or self._sorted.array is not self.keys:
+            self._sorted = SortedKeys(self.keys)
+        return self._sorted.find(keys)
 
     def places(self, store: Store, folder: str, group: str) -> pa.Table:
         """Object, offset, length and crc of each key's blob, in the order of ``keys``; length 0 for a key without rows."""
@@ -127,10 +130,7 @@ class Shard:
         return keys.take(order)
 
     def _places_of(self, store: Store, folder: str, group: str, keys: pa.StringArray) -> pa.Table:
-        low, high = keys[0].as_py(), keys[-1].as_py()
-        start = bisect.bisect_left(self.keys, low, key=_text)
-        inside = self.between(low, high)
-        return self.places(store, folder, group).slice(start, len(inside)).take(pc.index_in(keys, value_set=inside))
+        return self.places(store, folder, group).take(pa.array(self.find(keys)))
 
     def _by_key(self, store: Store, folder: str, group: str, keys: pa.StringArray) -> list[pa.Table]:
         places = self._places_of(store, folder, group, keys)
@@ -400,8 +400,3 @@ def _arrow(data: bytes, name: str) -> pa.Table:
             return reader.read_all()
     except pa.ArrowInvalid as error:
         raise damaged(name) from error
-
-
-def _text(value: pa.Scalar) -> str:
-    text: str = value.as_py()
-    return text
