@@ -43,6 +43,14 @@ class ScoreKeyframesParams(Params):
     images_per_forward: int = Field(default=32, ge=1)
     gpus: float = Field(default=0.0, ge=0)
 
+    @field_validator("scorers", mode="before")
+    @classmethod
+    def _by_name(cls, scorers: object) -> object:
+        """A mapping by name says the same as a list, as everywhere in a configuration; null leaves one out."""
+        if not isinstance(scorers, Mapping):
+            return scorers
+        return [{"name": name, **scorer} for name, scorer in scorers.items() if isinstance(scorer, Mapping)]
+
     @field_validator("scorers")
     @classmethod
     def _distinct(cls, scorers: tuple[DearParams, ...]) -> tuple[DearParams, ...]:

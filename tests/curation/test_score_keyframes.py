@@ -244,6 +244,12 @@ def run(tmp_path: Path, *scorers: DearParams, pictures: dict[str, list[bytes]] =
     return context
 
 
+def test_scorers_are_named_by_a_list_or_by_a_mapping() -> None:
+    listed = ScoreKeyframesParams.model_validate({"scorers": [{"name": "nsfw", "kind": "classifier", "model": "a"}]})
+    mapped = {"nsfw": {"kind": "classifier", "model": "a"}, "gone": None}
+    assert ScoreKeyframesParams.model_validate({"scorers": mapped}) == listed
+
+
 def test_without_scorers_nothing_is_read_and_the_clips_are_the_shots(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("stages.curation.score_keyframes.index_frames", None)
     context = run(tmp_path)
