@@ -223,10 +223,30 @@ def real_sources(shots: Sequence[dict[str, object]], skip: set[str], root: Path)
                         size = (max(32, width // 2 * 2), max(32, height // 2 * 2))
                         held[number].append((frame.time_s, frame.picture(size, order="rgb24")))
         for number, pictures in enumerate(held):
+            # a film that was made to run in a loop shows one moment twice; the second is a copy, not a look-alike
+            if any(_again(pictures, earlier) for earlier in held[:number]):
+                continue
             # next to nothing to see is next to nothing to recognise: such clips are never compared
             if len(pictures) >= 12 and np.std([p.mean(axis=2) for _, p in pictures]) >= _LEAST_CONTRAST:
                 film = Film(np.stack([p for _, p in pictures]), np.asarray([t for t, _ in pictures]) - pictures[0][0])
                 yield Source(f"real/{name}", f"{name}#{number}", film, vary=number < 2)
+
+
+def _again(pictures: Sequence[tuple[float, np.ndarray]], earlier: Sequence[tuple[float, np.ndarray]]) -> bool:
+    """Whether a quarter of the pictures are ones that were shown earlier: next to no difference, where the film itself moves."""
+    if len(pictures) < 12 or len(earlier) < 12:
+        return False
+
+    def small(frames: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
+        return np.stack([cv2.resize(f, (32, 32), interpolation=cv2.INTER_AREA).ravel() for _, f in frames]).astype(
+            float
+        )
+
+    mine, theirs = small(pictures), small(earlier)
+    lag = len(mine) // 4
+    moves = float(np.median(np.sqrt(((mine[lag:] - mine[:-lag]) ** 2).mean(axis=1))))
+    apart = np.sqrt(((mine[:, None] - theirs[None]) ** 2).mean(axis=2)).min(axis=1)
+    return float((apart < 0.1 * moves).mean()) >= 0.25
 
 
 def rendered_sources(seed: int, films: int) -> Iterator[Source]:
