@@ -32,6 +32,8 @@ NEMO_FLOOR = (
     0.137,
 )  # clips/s/core of NeMo's nightly floors, 10 s clips on 128 cores (docs/curation_benchmark.md)
 
+LONG = ("data_juicer", "fulcrum_bf16", "fulcrum_every_clip_fp32")
+
 
 def marginal(small: float, large: float, small_s: float, large_s: float) -> tuple[float, float]:
     """CPU seconds for each second of footage, and the fixed CPU seconds, from two runs of different length."""
@@ -87,7 +89,7 @@ def main() -> None:
     parser.add_argument("--films", type=int, nargs=2, default=(1, 4), help="of each size in the small and large set")
     parser.add_argument("--peer-films", type=int, nargs=2, default=(1, 2), help="the same for Data-Juicer")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--peer-repeats", type=int, default=1, help="for Data-Juicer, whose runs take minutes")
+    parser.add_argument("--long-repeats", type=int, default=1, help=f"for {', '.join(LONG)}, whose runs take minutes")
     parser.add_argument("--only", nargs="*", choices=list(SYSTEMS), help="systems to run; all by default")
     parser.add_argument("--no-whole", action="store_true", help="leave out the run over all films")
     given = parser.parse_args()
@@ -109,10 +111,9 @@ def main() -> None:
     details: dict[str, list[dict[str, object]]] = {}
     for repeat in range(given.repeats):
         for name in names:
-            peer = name == "data_juicer"
-            if peer and repeat >= given.peer_repeats:
+            if name in LONG and repeat >= given.long_repeats:
                 continue
-            sizes = given.peer_films if peer else given.films
+            sizes = given.peer_films if name == "data_juicer" else given.films
             small, large = (subset(films, n) for n in sizes)
             costs = [finished.run(name, part, repeat) for part in (small, large)]
             seconds = [sum(f.seconds for f in part) for part in (small, large)]
@@ -130,7 +131,7 @@ def main() -> None:
             "count": len(films),
             "frames": sum(f.frames for f in films),
         },
-        "repeats": {"ours and scripts": given.repeats, "data_juicer": given.peer_repeats},
+        "repeats": {name: len(found) for name, found in runs.items()},
         "systems": summary(runs),
         "ratios": ratios(summary(runs)),
         "left_out": left_out,
@@ -138,7 +139,7 @@ def main() -> None:
     }
     if not given.no_whole and "fulcrum_fp32" in names:
         whole = {}
-        for name in ("decode", "analyze", "fulcrum_fp32", "fulcrum_bf16"):
+        for name in ("decode", "analyze", "fulcrum_fp32"):
             result = finished.run(name, films, "whole")
             whole[name] = asdict(result)
             print(f"whole: {name}: {result.cost.cpu_s:.0f} CPU s, {result.cost.wall_s:.0f} s", flush=True)
