@@ -46,9 +46,9 @@ class NearRule:
     Chosen on 240 rendered scenes and five films of which ``benchmarks/dedupe.py`` measures none (docs/dedupe.md).
     """
 
-    ratio: float = 0.6
+    ratio: float = 0.7
     floor: float = 0.25
-    ceiling: float = 0.7
+    ceiling: float = 0.85
     spot: float = 1.1
     stands_out: float = 1.2
     overlap: float = 0.8
