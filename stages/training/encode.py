@@ -277,7 +277,13 @@ def _announce(
         view_bytes=views,
         text_bytes=texts,
         total_bytes=latents + views + texts,
+        plan=f"the cache will take {_size(latents + views + texts)}: {len(clips)} clips {_size(latents)}, reference views "
+        f"{_size(views)}, texts {_size(texts)}",
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _group(ctx: Context, part: str, recipe: Mapping[str, Any]) -> Group:
