@@ -45,11 +45,18 @@ class Stopwatch:
             return self
         finally:
             hook.remove()
+            self._stop_counting()
         raise RuntimeError(f"the trainer ended after {self._seen} steps; {self.warm_up + self.steps + 1} are needed")
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
+
+    def _stop_counting(self) -> None:
+        """Also where a trainer ended in the counted step: the mode would go on counting for whoever comes next."""
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)
+            self._counter = None
 
     def _stepped(self, *_: Any) -> None:
         on_gpu = torch.cuda.is_available()
@@ -58,7 +65,6 @@ class Stopwatch:
         now = time.perf_counter()
         self._seen += 1
         if self._counter is not None:
-            self._counter.__exit__(None, None, None)
             self.flops = int(self._counter.get_total_flops())
             raise Finished
         if self._seen > self.warm_up:

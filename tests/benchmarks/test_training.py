@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from benchmarks.training import guidance, overhead
 from benchmarks.training.gpu import arguments, measure, table, turns
@@ -15,6 +16,9 @@ from benchmarks.training.peers import diffusers_script
 from benchmarks.training.peers.job import PeerError
 from benchmarks.training.stopwatch import Stopwatch
 from benchmarks.training.turn import Turn, run
+from models.compat import prepare
+
+prepare()
 
 
 def test_guidance_forwards_are_the_fewest_and_batched() -> None:
@@ -42,9 +46,6 @@ def test_overhead_is_measured_in_every_way_that_needs_no_ray() -> None:
 
 @pytest.mark.parametrize(("name", "parameters"), [("cogvideox-5b", 5.57e9), ("wan-1.3b", 1.42e9), ("wan-14b", 14.29e9)])
 def test_the_large_models_have_the_size_that_their_names_say(name: str, parameters: float) -> None:
-    from models.compat import prepare
-
-    prepare()
     built = MODELS[name].build("meta", torch.bfloat16)
     assert sum(p.numel() for p in built.transformer.parameters()) == pytest.approx(parameters, rel=0.01)
     if MODELS[name].family == "cogvideox":  # the small codec and text encoder beside it give what it takes
@@ -69,6 +70,7 @@ def test_the_stopwatch_times_and_counts_any_trainer() -> None:
     )  # the forward's product and the weight's gradient, a multiply and an add each
     with pytest.raises(RuntimeError, match="ended after 4 steps; 5 are needed"):
         Stopwatch(3, 1).run(lambda: train(4))
+    assert not is_in_torch_dispatch_mode()  # nobody counts on
 
 
 PEER = """
