@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipelines.curate import CURATION
 from pipelines.dag.graph import Pipeline, node
 from stages.evaluation.evaluate import evaluate
+from stages.evaluation.report import report
 from stages.subjects.pairs import pairs
 from stages.subjects.subjects import subjects
 from stages.training.disentangle import disentangle
@@ -48,6 +49,16 @@ PIPELINE = Pipeline(
         node("switching", switching, CACHE, names={"adapter": "adapter_switching"}),
         node("sample", sample, CACHE, final="switching.adapter_switching"),
         node("evaluate", evaluate, samples="sample.samples", videos="sample.videos"),
+        node(
+            "report",
+            report,
+            samples="sample.samples",
+            sample_videos="sample.videos",
+            metrics="evaluate.metrics",
+            measurements="evaluate.measurements",
+            comparisons="evaluate.comparisons",
+            adapter_switching="switching.adapter_switching",
+        ),
     ),
     "from raw footage to an adapter trained on image pairs and unpaired videos in turns",
 )

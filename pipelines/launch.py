@@ -66,8 +66,7 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
             publisher.checkpoint(pipeline.name, job.code, fields)
         if publisher and kind == PREVIEWS:
             publisher.previews(fields)
-        if isinstance(reporter, JsonLines):
-            reporter.event(kind, fields)
+        reporter.event(kind, fields)
 
     job = Job(
         pipeline=pipeline,

@@ -56,6 +56,13 @@ class Terminal:
     def note(self, text: str) -> None:
         self.console.print(f"[dim]  {escape(text)}[/]")
 
+    def event(self, kind: str, fields: Mapping[str, object]) -> None:
+        """What a stage says about its data, its cache or its memory before the work, for people to read (``plan``)."""
+        if "plan" in fields:
+            colour = "yellow" if fields.get("warn") else "dim"
+            for line in str(fields["plan"]).splitlines():
+                self.console.print(f"  [{colour}]{escape(str(fields.get('stage', '')))}: {escape(line)}[/]")
+
     def run_ended(self, run: RunRecord) -> None:
         waiting = [n for n in run.nodes if n.state == "WAITING_HUMAN"]
         failed = [n for n in run.nodes if n.state == "FAILED"]

@@ -25,6 +25,9 @@ COGVIDEOX_5B: Config = {
         "sample_height": 60,
         "sample_frames": 49,
     },
+    # Only a peer that encodes by itself runs these; their weights are few, their outputs of the real shape.
+    "vae": {"latent_channels": 16},
+    "text_encoder": {"d_model": 4096, "num_layers": 1},
 }
 WAN_1_3B: Config = {
     "transformer": {
@@ -44,12 +47,18 @@ WAN_14B: Config = merged(WAN_1_3B, {"transformer": {"num_attention_heads": 40, "
 
 @dataclass(frozen=True)
 class Measured:
-    """A model and the clip length and size that its users train at: latents (C, F, H, W)."""
+    """A model and the clip length and size that its users train at: ``size`` in frames, height and width, ``latents`` (C, F, H, W)."""
 
+    name: str
     family: str
     changes: Config
-    video: str
+    size: tuple[int, int, int]
     latents: tuple[int, int, int, int]
+
+    @property
+    def video(self) -> str:
+        """Frames x height x width."""
+        return "x".join(map(str, self.size))
 
     def build(self, device: str, dtype: torch.dtype) -> Family:
         """On a real device the weights are drawn there, so a 14B model needs no room beside it."""
@@ -85,9 +94,12 @@ class _DrawnInPlace(RandomComponents):
 
 
 MODELS: dict[str, Measured] = {
-    "tiny-cogvideox": Measured("cogvideox", {}, "9x64x64", (4, 3, 8, 8)),
-    "tiny-wan": Measured("wan", {}, "9x64x64", (4, 3, 8, 8)),
-    "cogvideox-5b": Measured("cogvideox", COGVIDEOX_5B, "49x480x720", (16, 13, 60, 90)),
-    "wan-1.3b": Measured("wan", WAN_1_3B, "81x480x832", (16, 21, 60, 104)),
-    "wan-14b": Measured("wan", WAN_14B, "81x480x832", (16, 21, 60, 104)),
+    model.name: model
+    for model in (
+        Measured("tiny-cogvideox", "cogvideox", {}, (9, 64, 64), (4, 3, 8, 8)),
+        Measured("tiny-wan", "wan", {}, (9, 64, 64), (4, 3, 8, 8)),
+        Measured("cogvideox-5b", "cogvideox", COGVIDEOX_5B, (49, 480, 720), (16, 13, 60, 90)),
+        Measured("wan-1.3b", "wan", WAN_1_3B, (81, 480, 832), (16, 21, 60, 104)),
+        Measured("wan-14b", "wan", WAN_14B, (81, 480, 832), (16, 21, 60, 104)),
+    )
 }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.backbones.base import NO_OFFSET, Offset, Scheduler
 from models.backbones.family import Family
+from models.backbones.offsets import REASON, rotates
 from models.backbones.rope import Layout, RopeGrid, RopeTable, axial_table, join
 
 
@@ -81,7 +82,7 @@ class CogVideoX(Family):
 
     @property
     def supports_rope_offset(self) -> bool:
-        return bool(self._config.use_rotary_positional_embeddings)
+        return rotates("cogvideox", self._config)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         channels, latent_frames, *size = super().latent_shape(frames, height, width)
@@ -181,10 +182,7 @@ class CogVideoX(Family):
     def _check(self, x: Tensor, t: Tensor, text: Tensor, references: Tensor | None, offset: Offset) -> None:
         super()._check(x, t, text, references, offset)
         if any(offset) and not self.supports_rope_offset:
-            raise ValueError(
-                f"{self.name}: this variant (2B) adds sine positions instead of rotating by them, so there is no RoPE "
-                "to offset and Consis-DPO cannot make its losers; use CogVideoX 5B or 1.5"
-            )
+            raise ValueError(f"{self.name}: {REASON}")
 
     # Diffusion
 

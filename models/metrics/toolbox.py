@@ -51,6 +51,20 @@ class ToolSpec:
             found[f"endpoint_{endpoint.name}"] = endpoint.url
         return found
 
+    def only(self, needs: frozenset[str] | None) -> ToolSpec:
+        """Without the models that nobody needs, so that a worker does not load them. ``needs``: fields of ``Tools``, None all."""
+        if needs is None:
+            return self
+        unused = {
+            "dino": "dino",
+            "raft": "flow",
+            "interpolator": "interpolator",
+            "quality": "quality",
+            "faces": "faces",
+        }
+        without: dict[str, None] = {name: None for name, need in unused.items() if need not in needs}
+        return replace(self, **without, clip=self.clip if needs & {"clip", "aesthetic"} else None)  # type: ignore[arg-type]
+
     @property
     def lacks(self) -> dict[str, str]:
         """By field of ``Tools`` that these models leave empty: the setting that would fill it."""

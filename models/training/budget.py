@@ -29,7 +29,7 @@ GIB = 2**30
 ADAM_MOMENTS = 2
 _aten = torch.ops.aten
 # torch counts the fused attention of GPUs by itself. In the backward it recomputes its scores, as theirs does.
-_CPU_ATTENTION = {
+CPU_ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: (
         lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v)
@@ -162,7 +162,7 @@ def _peak(transformer: nn.Module, batch: Batch | PreferenceBatch, step: Callable
 
 def _count(transformer: Any, checkpointing: bool, step: Callable[[], None]) -> int:
     (transformer.enable_gradient_checkpointing if checkpointing else transformer.disable_gradient_checkpointing)()
-    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         step()
     return int(counter.get_total_flops())
 

@@ -95,9 +95,20 @@ def write_texts(folder: Path, texts: Mapping[str, Tensor], metadata: Mapping[str
     return write_shard(folder, trimmed, "text", {**metadata, _LENGTH: str(length)})
 
 
-def stored_bytes(embedding: bytes) -> int:
-    """How much of an encoded text (safetensors) a text shard will hold."""
-    text = load(embedding)["text"]
+def pack_text(text_LD: Tensor) -> dict[str, Tensor]:
+    """A text (token, width) as a record keeps it: without the zero rows at its end, and how many rows it had."""
+    return {"text": trim_text(text_LD).contiguous(), "length": torch.tensor(len(text_LD))}
+
+
+def unpack_text(record: Mapping[str, Tensor]) -> Tensor:
+    """The whole text (token, width) of ``pack_text``; older records hold the whole text itself."""
+    text = record["text"]
+    return pad_text(text, int(record["length"]) if "length" in record else len(text))
+
+
+def stored_bytes(record: bytes) -> int:
+    """How much of an encoded text's record (safetensors of ``pack_text``) a text shard will hold."""
+    text = load(record)["text"]
     return trim_text(text).numel() * text.element_size()
 
 

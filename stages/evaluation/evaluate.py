@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,14 @@ from typing import Any
 
 from data_schemas.ids import short_hash
 from data_schemas.tables import COMPARISONS, MEASUREMENTS, METRICS, SAMPLES
-from stages.contract import Context, Files, Group, NotEnoughRows, StageError, Table, stage
+from stages.contract import Context, Files, NotEnoughRows, StageError, Table, stage
 from stages.evaluation.fvd import distances
-from stages.evaluation.measure import Measurer, Sample
+from stages.evaluation.measure import Sample
+from stages.evaluation.measured import Measured, measure_all
 from stages.evaluation.params import EvaluateParams
 from stages.evaluation.summary import compare, summarise
 from stages.subjects.locate import in_folder, read_uri
-from stages.work import Item, Work, content_key, run_items
+from stages.work import Item, content_key
 
 ASKED = (
     "system", "prompt_id", "seed", "prompt", "uri", "reference_uri", "reference_uris", "status", "error_type",
@@ -61,20 +61,10 @@ def evaluate(ctx: Context, params: EvaluateParams) -> None:
             continue
         items[record_id] = Item(found.key, record_id, found.sample)
         digests[record_id] = found.sha256
-    recipe = ctx.recipe("measure", "2", params.measuring())
-    work = run_items(
-        ctx,
-        group=Group("measure", recipe),
-        items=list(items.values()),
-        make=Measurer,
-        init={"metrics": tuple(params.infos()), "tools": params.tools()},
-        unit="videos",
-    )
+    work = measure_all(ctx, params, list(items.values()))
     broken |= {k: (o.error_type or "", o.error_message or "") for k, o in work.failed.items()}
-    values = {
-        r["record_id"]: json.loads(r["values"]) for r in work.rows(ctx, [i for i in items if i not in work.failed])
-    }
-    source = {"recipe": recipe, "samples": ctx.digest("samples")[0], "models": dict(_models(params))}
+    values = work.values
+    source = {"recipes": work.recipes, "samples": ctx.digest("samples")[0], "models": dict(_models(params))}
     metrics = summarise(samples, values, params, source)
     if params.fvd is not None:
         metrics += distances(ctx, params.fvd, samples, items)
@@ -135,7 +125,7 @@ def _measured(
     return rows
 
 
-def _ledger(record_id: str, problem: tuple[str, str] | None, work: Work) -> dict[str, Any]:
+def _ledger(record_id: str, problem: tuple[str, str] | None, work: Measured) -> dict[str, Any]:
     row: dict[str, Any] = {"record_id": record_id, "seconds": work.seconds.get(record_id)}
     if problem is None:
         return {**row, "status": "accepted"}

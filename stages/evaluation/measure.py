@@ -22,7 +22,7 @@ class Sample:
 
 
 class Measurer:
-    """``measurer(sample)`` gives ``{"values": JSON of metric -> number or null}``. Any metric's exception is the sample's."""
+    """Metrics on samples by models that are loaded once. Any metric's exception is the sample's."""
 
     def __init__(self, metrics: Sequence[str], tools: ToolSpec) -> None:
         from models.metrics.toolbox import Toolbox
@@ -31,6 +31,10 @@ class Measurer:
         self.metrics = {key: self.toolbox.metric(key) for key in metrics}
 
     def __call__(self, sample: Sample) -> Mapping[str, Any]:
+        """``{"values": JSON of metric -> number or null}`` of all metrics."""
+        return {"values": json.dumps(self.measure(sample, tuple(self.metrics)))}
+
+    def measure(self, sample: Sample, metrics: Sequence[str]) -> dict[str, float | None]:
         from models.metrics.tools import Reference
         from models.subjects.frames import clip_frames, frames_per_second, picture
         from stages.subjects.locate import read_uri
@@ -38,8 +42,8 @@ class Measurer:
         video, times = clip_frames(sample.video)
         tools = self.toolbox.for_video(frames_per_second(times))
         references = [Reference(picture(read_uri(uri), uri.rsplit("/", 1)[-1])) for uri in sample.references]
-        values = {key: metric.run(video, sample.prompt, references, tools) for key, metric in self.metrics.items()}
+        values = {key: self.metrics[key].run(video, sample.prompt, references, tools) for key in metrics}
         endless = [key for key, value in values.items() if value is not None and not math.isfinite(value)]
         if endless:
             raise ValueError(f"{', '.join(endless)} came out as no finite number")
-        return {"values": json.dumps(values)}
+        return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -56,6 +56,23 @@ class FvdParams(Params):
 
     encoder: str
     real: str
+
+
+_MODEL_OF = {"aesthetic": "clip_", "clip": "clip_encoder", "flow": "raft"}
+"""How the digests of a need's models begin, where not with its own name."""
+
+
+def models_behind(key: str, info: MetricInfo, models: Mapping[str, str]) -> dict[str, str]:
+    """Of all digests those that this metric's numbers hang on: of what it needs, of its endpoint, or, for a metric of the
+    user's that names no needs, all.
+    """
+    endpoint = f"endpoint_{key.partition('.')[0]}"
+    if ":" not in key and endpoint in models:
+        return {endpoint: models[endpoint]}
+    if ":" in key and not info.needs:
+        return {k: v for k, v in models.items() if not k.startswith(("fvd_", "metric_")) or k == f"metric_{key}"}
+    begins = tuple(_MODEL_OF.get(need, need) for need in info.needs)
+    return {k: v for k, v in models.items() if (begins and k.startswith(begins)) or k == f"metric_{key}"}
 
 
 class EvaluateParams(Params):
@@ -117,6 +134,21 @@ class EvaluateParams(Params):
             versions |= {"fvd_encoder": f"{self.fvd.encoder} {name}", "fvd_real": stamp(real)}
         own = {key: metric_info(key).version for key in self.metrics if ":" in key}
         return {**self.tools().digests(), **versions, **{f"metric_{key}": version for key, version in own.items()}}
+
+    def measuring_each(self) -> dict[str, dict[str, Any]]:
+        """By metric what decides its number for one sample, for the recipe of the work."""
+        models = self.models()
+        return {
+            key: {"metric": key, "version": info.version, "models": models_behind(key, info, models)}
+            for key, info in self.infos().items()
+        }
+
+    def needs(self, metrics: Iterable[str]) -> frozenset[str] | None:
+        """Fields of ``Tools`` that these metrics use; None is all, for a metric of the user's that names none."""
+        infos = self.infos()
+        if any(":" in key and not infos[key].needs for key in metrics):
+            return None
+        return frozenset(need for key in metrics for need in infos[key].needs)
 
     def measuring(self) -> dict[str, Any]:
         """What decides the numbers of one sample, for the recipe of the work."""

@@ -10,14 +10,22 @@ from typing import Any
 from pydantic import Field
 
 from data_schemas import tables
-from stages.contract import Artifact, Context, Files, Params, StageError, Table, stage
+from stages.contract import Artifact, Context, Files, Params, StageError, Table, World, stage
 from stages.curation.default_rules import DEFAULT_RULES
 from stages.curation.rules import Rule
 from stages.evaluation import merges
 from stages.evaluation.charts import footage
 
 PAGE = Path(__file__).parent / "page"
-ADAPTERS = ("adapter_cross", "adapter_in", "adapter_sft", "adapter_consis", "adapter_real_fake", "adapter_final")
+ADAPTERS = (
+    "adapter_cross",
+    "adapter_in",
+    "adapter_sft",
+    "adapter_consis",
+    "adapter_real_fake",
+    "adapter_final",
+    "adapter_switching",
+)
 SWEEPS = {"sweep_sft": "SFT adapters", "sweep_final": "DPO adapters on the merged SFT"}
 OPTIONAL: dict[str, Artifact] = {
     "clips": Table(tables.CLIPS),
@@ -60,6 +68,9 @@ class ReportParams(Params):
     curves: tuple[str, ...] = Field(
         ("loss", "accuracy", "margin", "winner_drift"), description="what is drawn of the training logs"
     )
+    people: tuple[str, ...] = Field(
+        (), description="exports of campaigns on these samples (fulcrum review export --format parquet)"
+    )
     balance_motion: tuple[str, ...] = Field(
         (
             "dynamic_degree|dynamic_degree_dis",
@@ -74,13 +85,20 @@ class ReportParams(Params):
     )
 
 
+def _answers(params: ReportParams, world: World) -> dict[str, str]:
+    from stages.evaluation.people_tables import exports_digest
+
+    return {"people": exports_digest(params.people)} if params.people else {}
+
+
 @stage(
     name="report",
-    version="4",
+    version="5",
     params=ReportParams,
     inputs=OPTIONAL,
     optional=tuple(OPTIONAL),
     outputs={"report": Files("report")},
+    world=_answers,
 )
 def report(ctx: Context, params: ReportParams) -> None:
     """Write ``index.html``: no network, no other file, opens from disk; what is not wired is not on the page.
@@ -97,7 +115,7 @@ def report(ctx: Context, params: ReportParams) -> None:
 
 def sections(ctx: Context, params: ReportParams) -> dict[str, Any]:
     """Everything that the template shows."""
-    from stages.evaluation import results
+    from stages.evaluation import people_tables, results
     from stages.evaluation.systems import title_of
 
     page: dict[str, Any] = {"title": params.title, "title_of": title_of}
@@ -106,7 +124,8 @@ def sections(ctx: Context, params: ReportParams) -> dict[str, Any]:
     page |= _standing(ctx, params, metrics)
     page |= _prompts(ctx, params, [row["key"] for row in page.get("metrics", [])])
     page["sweeps"] = [merges.sweep(ctx.path(name), title) for name, title in SWEEPS.items() if ctx.has(name)]
-    page["training"] = results.training(ctx, ADAPTERS, params.curves)
+    page["people"] = people_tables.people_section(ctx, params.people)
+    page["training"] = [*results.training(ctx, ADAPTERS, params.curves), *results.gradients(ctx, ADAPTERS)]
     if ctx.has("judgement"):
         page["judgement"] = [
             {"name": results.words(name), "blocks": results.blocks(value)} for name, value in _judgement(ctx).items()
@@ -271,6 +290,6 @@ def render(page: dict[str, Any]) -> str:
         "levels": [], "thresholds": [], "undrawn": [], "pairs": [], "pair_counts": {}, "browser": None,
         "systems": [], "samples": [], "drill": None,
         "failures": [], "metric_systems": [], "metrics": [], "tested": False, "levers": [], "left": [], "right": [], "sweeps": [],
-        "judgement": [], "prompt_count": 0,
+        "judgement": [], "prompt_count": 0, "people": None,
     }  # fmt: skip
     return environment.get_template("report.html").render({**defaults, **page})

@@ -52,6 +52,22 @@ def training(ctx: Context, inputs: Sequence[str], keys: Sequence[str]) -> list[d
     return sorted(result, key=lambda r: not str(r["key"]).endswith("SFT"))
 
 
+def gradients(ctx: Context, inputs: Sequence[str]) -> list[dict[str, Any]]:
+    """Of a switching adapter whose gradients were analysed: how image and video gradients agree, and how large they are."""
+    logged = [curves(ctx.path(name)) for name in inputs if ctx.has(name)]
+    found = next((curve for curve in logged if "gradient/cosine" in curve), {})
+    pictures = (
+        ("cosine of image and video gradients", {"cosine": "gradient/cosine"}),
+        ("norm of image and video gradients", {"image": "gradient/image_norm", "video": "gradient/video_norm"}),
+    )
+    result = []
+    for title, series in pictures:
+        drawn = {name: found[key] for name, key in series.items() if key in found}
+        if drawn:
+            result.append({"key": title, "chart": charts.lines(drawn), "names": list(drawn)})
+    return result
+
+
 def blocks(value: Any, name: str = "", depth: int = 0) -> list[dict[str, Any]]:
     """A JSON value as headings and tables: what has one shape in all its members becomes a matrix, the rest a list."""
     if not isinstance(value, Mapping):

@@ -50,7 +50,7 @@ def summarise(
                     "coverage": interval.n / len(mine),
                     "better": info.better,
                     "note": _note(info, params, lacks, interval.prompts),
-                    "source": None if source is None else json.dumps(_source(info, source), sort_keys=True),
+                    "source": None if source is None else json.dumps(_source(key, info, source), sort_keys=True),
                 }
             )
     return rows
@@ -128,11 +128,15 @@ def _note(info: MetricInfo, params: EvaluateParams, lacks: Mapping[str, str], pr
     return "; ".join(notes) or None
 
 
-def _source(info: MetricInfo, source: Mapping[str, Any]) -> dict[str, Any]:
-    """``source`` with the models that the metric needs: those whose name starts with what it needs."""
-    names = {"aesthetic": "clip_aesthetic", "flow": "raft", "clip": "clip_encoder"}
-    wanted = tuple(names.get(need, need) for need in info.needs)
-    models = {k: v for k, v in source.get("models", {}).items() if wanted and k.startswith(wanted)}
-    if "." in info.key:
-        models = {k: v for k, v in source.get("models", {}).items() if k == f"endpoint_{info.key.split('.')[0]}"}
-    return {**source, "models": models, "metric": f"{info.key}/{info.version}"}
+def _source(key: str, info: MetricInfo, source: Mapping[str, Any]) -> dict[str, Any]:
+    """``source`` as far as it is about this metric."""
+    from stages.evaluation.params import models_behind
+
+    rest = {name: value for name, value in source.items() if name not in ("recipes", "models")}
+    models = models_behind(key, info, source.get("models", {}))
+    return {
+        **rest,
+        "recipe": source.get("recipes", {}).get(key),
+        "models": models,
+        "metric": f"{info.key}/{info.version}",
+    }

@@ -277,7 +277,13 @@ def _announce(
         view_bytes=views,
         text_bytes=texts,
         total_bytes=latents + views + texts,
+        plan=f"the cache will take {_size(latents + views + texts)}: {len(clips)} clips {_size(latents)}, reference views "
+        f"{_size(views)}, texts {_size(texts)}",
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _group(ctx: Context, part: str, recipe: Mapping[str, Any]) -> Group:
@@ -305,11 +311,12 @@ def _ended(planned: Planned, clips: Work, views: Work) -> dict[str, object]:
 def _pack_texts(ctx: Context, folder: Path, prepared: Work, keys: Sequence[str], metadata: Mapping[str, str]) -> None:
     from safetensors.torch import load
 
-    from models.training.cache import write_texts
+    from models.training.cache import unpack_text, write_texts
 
     for start in range(0, len(keys), PROMPTS_PER_SHARD):
         part = keys[start : start + PROMPTS_PER_SHARD]
-        write_texts(folder, {r["record_id"]: load(r["payload"])["text"] for r in prepared.rows(ctx, part)}, metadata)
+        texts = {r["record_id"]: unpack_text(load(r["payload"])) for r in prepared.rows(ctx, part)}
+        write_texts(folder, texts, metadata)
 
 
 def _pack_samples(

@@ -140,14 +140,16 @@ class Prepare:
     def __call__(self, payload: tuple[Literal["prompt", "bucket"], str]) -> Mapping[str, Any]:
         from safetensors.torch import save
 
+        from models.training.cache import pack_text
+
         kind, value = payload
         if kind == "bucket":
             bucket = Bucket.parse(value)
             shape = self.backbone.latent_shape(bucket.frames, bucket.height, bucket.width)
             self._comes_back(bucket, shape)
             return {"payload": json.dumps({"shape": shape, "max_references": self.backbone.max_references}).encode()}
-        embedding = self.backbone.encode_text([value])[0].to(self.dtype).cpu().contiguous()
-        return {"payload": save({"text": embedding})}
+        embedding = self.backbone.encode_text([value])[0].to(self.dtype).cpu()
+        return {"payload": save(pack_text(embedding))}
 
     def _comes_back(self, bucket: Bucket, shape: tuple[int, int, int, int]) -> None:
         """Refuse a length that the codec takes and does not give back: CogVideoX turns 5 frames into 8."""

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from data_schemas.tables import CACHE
-from stages.contract import Context, Files, Group, NotEnoughRows, Params, StageError, Table, stage
+from stages.contract import Context, Files, Group, NotEnoughRows, StageError, Table, stage
 from stages.training.adapters import adapter_digest, read_adapter
 from stages.training.generate import Studio, System, check_cache, entries_of, png, reference_picture
-from stages.training.params import BackboneParams, SamplingParams, backbone_models
+from stages.training.params import OffsetBackbone, SamplingParams, backbone_models
 from stages.work import Item, Work, content_key, run_items
 
 if TYPE_CHECKING:
@@ -32,10 +32,9 @@ EMBEDDED = {"grounder": "motion-saliency/1", "segmenter": "grabcut/1", "identity
 Offset = tuple[float, float, float]
 
 
-class SweepOffsetsParams(Params):
+class SweepOffsetsParams(OffsetBackbone):
     """Which offsets to try, on how many samples, and what counts as a good one."""
 
-    backbone: BackboneParams = BackboneParams()
     sampling: SamplingParams = SamplingParams()
     offsets: tuple[Offset, ...] = Field(
         ((2, 0, 0), (8, 0, 0), (0, 2, 2), (0, 4, 4), (0, 8, 8), (0, 16, 16), (4, 8, 8)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -10,7 +10,7 @@ from pydantic import Field
 from data_schemas.tables import CACHE, PREFERENCES, VERDICTS
 from stages.contract import Context, Files, Group, NotEnoughRows, Table, stage
 from stages.training.own import Look
-from stages.training.own_table import OwnParams, own_world, reachable, read_rows, stamp
+from stages.training.own_table import OwnParams, Row, own_world, reachable, read_rows, stamp
 from stages.training.params import BackboneParams, backbone_models
 from stages.work import Item, Work, content_key, run_items
 
@@ -45,7 +45,7 @@ class EncodeLoser:
 
 @stage(
     name="own_preferences",
-    version="1",
+    version="2",
     params=OwnPreferencesParams,
     inputs={"cache": Table(CACHE), "latents": Files("latents")},
     outputs={"preferences": Table(PREFERENCES), "shards": Files("preferences"), "verdicts": Table(VERDICTS)},
@@ -62,6 +62,11 @@ def own_preferences(ctx: Context, params: OwnPreferencesParams) -> None:
     digest = check_cache(ctx, params.backbone)
     cached = {row["sample_id"]: row for row in ctx.table("cache").to_pylist()}
     rows = [row for row in read_rows(params, ("prompt", "loser")) if row.sample_id in cached]
+    held_out = [row.sample_id for row in rows if cached[row.sample_id]["split"] != "train"]
+    ctx.ledger([{"record_id": i, "status": "rejected", "reason": "held out"} for i in held_out])
+    rows = [row for row in rows if row.sample_id not in set(held_out)]
+    if not rows:
+        raise NotEnoughRows("preference pairs", 1, 0, "All rows are held out or could not be encoded.")
     losers = {row.sample_id: str(row.loser) for row in rows}
     reachable(list(losers.values()), params)
     reader = CacheReader(ctx.path("latents"), entries_of(cached[i] for i in losers))
@@ -89,10 +94,12 @@ def own_preferences(ctx: Context, params: OwnPreferencesParams) -> None:
         raise NotEnoughRows("preference pairs", 1, 0, f"All {len(losers)} losers failed; first: {first.error_message}.")
     tensors = {}
     for row in work.rows(ctx, made):
-        tensors[f"{row['record_id']}/winner"] = reader.latents(row["record_id"]).contiguous()
+        # A copy each: samples of one clip share its latents, and a file holds no tensor twice.
+        tensors[f"{row['record_id']}/winner"] = reader.latents(row["record_id"]).clone()
         tensors[f"{row['record_id']}/loser"] = load(row["payload"])["latents"].float().contiguous()
     shard = write_shard(ctx.folder("shards"), tensors, "pairs", {"kind": params.kind})
     videos = {row.sample_id: row.video or "" for row in rows}
+    winners = _winners(rows)
     ctx.write(
         "preferences",
         PREFERENCES.table(
@@ -100,7 +107,7 @@ def own_preferences(ctx: Context, params: OwnPreferencesParams) -> None:
                 {
                     "pair_id": i,
                     "kind": params.kind,
-                    "sample_id": i,
+                    "sample_id": winners[i],
                     "shard": shard,
                     "winner_uri": videos[i],
                     "loser_uri": losers[i],
@@ -115,6 +122,12 @@ def own_preferences(ctx: Context, params: OwnPreferencesParams) -> None:
     )
     verdict = {"verdict": "winner", "reasons": [], "answers": 0}
     ctx.write("verdicts", VERDICTS.table([{"external_id": i, "item_id": i, **verdict} for i in made]))
+
+
+def _winners(rows: Sequence[Row]) -> dict[str, str]:
+    """By row the first row with the same winner, prompt and references: their losers can train together."""
+    first: dict[tuple[object, ...], str] = {}
+    return {row.sample_id: first.setdefault((row.video, row.prompt, row.references), row.sample_id) for row in rows}
 
 
 def _pair_ended(sample_id: str, work: Work) -> dict[str, object]:

@@ -71,7 +71,7 @@ def own_prompts(ctx: Context, params: OwnPromptsParams) -> None:
     from safetensors.torch import load
 
     from models.backbones.load import backbone_digest
-    from models.training.cache import NULL_PROMPT, text_key, write_samples, write_texts
+    from models.training.cache import NULL_PROMPT, text_key, unpack_text, write_samples, write_texts
     from stages.training.generate import png
 
     digest = backbone_digest(params.backbone.spec())
@@ -119,7 +119,7 @@ def own_prompts(ctx: Context, params: OwnPromptsParams) -> None:
     prompts = {"": NULL_PROMPT, **{row.sample_id: row.prompt for row in made}}
     for record in work.rows(ctx, list(prompts)):
         loaded, name = load(record["payload"]), record["record_id"]
-        texts[text_key(prompts[name], digest)] = loaded["text"]
+        texts[text_key(prompts[name], digest)] = unpack_text(loaded)
         if "references" in loaded:
             samples[name] = loaded["references"]
             (folder / "references" / f"{name}.png").write_bytes(png(loaded["picture"].numpy()))

@@ -7,9 +7,9 @@ default is the closest published relative's, named beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.contract import Params
 
@@ -40,6 +40,19 @@ def backbone_models(params: BackboneParams) -> Mapping[str, str]:
     from models.backbones.load import backbone_digest
 
     return {"backbone": backbone_digest(params.spec())}
+
+
+class OffsetBackbone(Params):
+    """Of a stage that shifts the positions of references: weights without RoPE are refused with the configuration."""
+
+    backbone: BackboneParams = BackboneParams()
+
+    @model_validator(mode="after")
+    def _has_rope(self) -> Self:
+        from models.backbones.offsets import check_offsets
+
+        check_offsets(self.backbone.spec())
+        return self
 
 
 class LoraParams(Params):

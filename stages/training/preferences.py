@@ -14,7 +14,7 @@ from data_schemas.tables import CACHE, PREFERENCES
 from stages.contract import Artifact, Context, Files, Group, NotEnoughRows, Params, StageError, Table, stage
 from stages.training.adapters import adapter_digest, read_adapter
 from stages.training.generate import Studio, System, check_cache, entries_of, put_file, reference_picture
-from stages.training.params import BackboneParams, SamplingParams, backbone_models
+from stages.training.params import BackboneParams, OffsetBackbone, SamplingParams, backbone_models
 from stages.training.tell_apart import tell_apart
 from stages.work import Item, Work, content_key, run_items
 
@@ -35,7 +35,7 @@ class PreferParams(Params):
     per_sample: int = Field(1, ge=1, description="most pairs (noise seeds) of one cached sample")
 
 
-class ConsisParams(PreferParams):
+class ConsisParams(OffsetBackbone, PreferParams):
     """The offset's size is unpublished: sweep it until identity drops and the scene stays."""
 
     rope_offset: tuple[float, float, float] = Field(

@@ -17,7 +17,7 @@ from stages.training.curves import CURVES, curves_page
 from stages.training.feeds import make_sampler
 from stages.training.generate import check_cache, entries_of
 from stages.training.jobs import Job, ProbeSpec, launch, publish, read_events, write_log
-from stages.training.memory import announce_memory
+from stages.training.memory import announce_memory, compare_memory
 from stages.training.params import BackboneParams, EngineParams, LoraParams, TimestepParams, backbone_models
 from stages.training.reference import with_reference_errors
 
@@ -314,10 +314,11 @@ def train_job(
 ) -> None:
     from models.training.adapter import load_adapter
 
-    announce_memory(ctx, params, job)
+    budget = announce_memory(ctx, params, job)
     note = launch(ctx, params, job)
     home = Path(job.home)
     last = publish(ctx, home, note)
+    compare_memory(ctx, budget, read_events(home, note["step"]))
     ctx.event("trained", step=note["step"], stopped=note["stopped"], skipped_checkpoints=note["skipped_checkpoints"])
     metadata = {
         **facts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import numpy as np
 import pytest
 
 from data_schemas.tables import SAMPLES
+from models.metrics.catalogue import METRICS
 from models.metrics.tools import MetricInfo
 from models.subjects.frames import png
 from models.video.encode import write_video
 from pipelines.dag.engine import InlineEngine
 from stages.contract import NotEnoughRows, StageError
 from stages.evaluation.evaluate import evaluate
-from stages.evaluation.params import EvaluateParams
+from stages.evaluation.measure import Measurer
+from stages.evaluation.params import EvaluateParams, models_behind
 from stages.evaluation.summary import compare, summarise
 from tests.context import LocalContext
 
@@ -101,14 +104,54 @@ def test_numbers_of_random_encoders_say_so_and_a_lone_prompt_has_no_interval(
 def test_samples_are_measured_once(
     done: tuple[Path, list[dict[str, Any]], Path, LocalContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(self: object, sample: Any) -> None:
+    def never(self: object, sample: Any, metrics: Any) -> None:
         if "base1" not in sample.video:  # what failed is tried again
             raise AssertionError("measured again")
         raise ValueError("base1.webm still broken")
 
-    monkeypatch.setattr("stages.evaluation.measure.Measurer.__call__", never)
+    monkeypatch.setattr("stages.evaluation.measure.Measurer.measure", never)
     again = run(done[0], done[1], done[2])
     assert again.outputs["metrics"] == done[3].outputs["metrics"]
+
+
+def test_a_changed_metric_measures_its_own_column_and_no_other(
+    done: tuple[Path, list[dict[str, Any]], Path, LocalContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[str, tuple[str, ...]]] = []
+
+    def told(self: Measurer, sample: Any, metrics: tuple[str, ...]) -> dict[str, float | None]:
+        measured.append((Path(sample.video).name, metrics))
+        if sample.video.endswith("base1.webm"):
+            raise ValueError("base1.webm still broken")
+        assert self.toolbox._tower is None  # nothing that is wanted needs CLIP, so it is not loaded
+        return {"temporal_flicker": 0.25}
+
+    raised = replace(METRICS["temporal_flicker"], version="9")
+    monkeypatch.setitem(METRICS, "temporal_flicker", raised)
+    monkeypatch.setattr("stages.evaluation.measure.Measurer.measure", told)
+    rows = [row for row in done[1] if not str(row["uri"]).endswith("base1.webm")]
+    again = run(done[0], rows, done[2])
+    assert sorted(measured) == [("base0.webm", ("temporal_flicker",)), ("final0.webm", ("temporal_flicker",))]
+    before, after = cells(done[3]), cells(again)
+    assert after["final", "temporal_flicker"]["value"] == 0.25
+    for metric in ("dynamic_degree_dis", "clip_t", "subject_similarity"):
+        assert after["final", metric]["value"] == before["final", metric]["value"]
+    recipes = [{m: json.loads(t["final", m]["source"])["recipe"] for m in CHEAP["metrics"]} for t in (before, after)]
+    assert [m for m in CHEAP["metrics"] if recipes[0][m] != recipes[1][m]] == ["temporal_flicker"]
+
+
+def test_a_metric_hangs_on_the_models_that_it_needs_and_on_no_others() -> None:
+    models = {"clip_encoder": "a", "clip_aesthetic_head": "b", "grounder": "c", "raft": "d", "endpoint_e": "f"}
+    behind = {key: set(models_behind(key, METRICS[key], models)) for key in ("clip_t", "aesthetic", "dynamic_degree")}
+    assert behind == {
+        "clip_t": {"clip_encoder"},
+        "aesthetic": {"clip_encoder", "clip_aesthetic_head"},
+        "dynamic_degree": {"raft"},
+    }
+    assert models_behind("temporal_flicker", METRICS["temporal_flicker"], models) == {}
+    assert set(models_behind("e.score", METRICS["clip_t"], models)) == {"endpoint_e"}
+    own = replace(METRICS["temporal_flicker"], key="mine")  # says nothing of what it needs
+    assert set(models_behind("mine.metrics:MINE", own, models)) == set(models)
 
 
 def test_without_a_clip_model_its_metrics_are_missing_not_zero(tmp_path: Path) -> None:

@@ -98,11 +98,12 @@ for package in (models.backbones, models.training, models.metrics):
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 from benchmarks.training.gpu import main
-found = main(["--models", "tiny-wan", "--methods", "sft", "dpo", "--steps", "2"])
+from benchmarks.training.turn import run
+found = main(["--models", "tiny-wan", "--steps", "2", "--rounds", "1"], runner=run)
 import torch
 if not torch.cuda.is_available():
-    assert [r["hfu"] for r in found["results"]] == [None, None]
-assert all(r["step_s"] > 0 and r["foretold"]["flops"] > r["foretold"]["model_flops"] > 0 for r in found["results"])
+    assert [r["hfu"] for r in found["rows"]] == [None, None, None]
+assert all(r["step_s"] > 0 and r["foretold"]["flops"] > r["foretold"]["model_flops"] > 0 for r in found["rows"])
 print(sorted(found["dpo_over_sft"]))
 """
     assert run_python(code).splitlines()[-1] == "['tiny-wan']"

@@ -68,6 +68,10 @@ class TestCogVideoX15(TestCogVideoX):
         latents = model.encode_video(draw(0, 1, 3, 9, 64, 64))
         assert torch.equal(latents[:, :, 0], latents[:, :, 1])
         assert model.decode_video(latents).shape[2] == 9
+        still = model.encode_video(draw(0, 1, 3, 1, 64, 64))  # one frame, as image steps have it
+        assert still.shape == (1, *model.latent_shape(1, 64, 64)) == (1, 4, 2, 8, 8)
+        assert torch.equal(still[:, :, 0], still[:, :, 1])
+        assert model.decode_video(still).shape[2] == 1
 
     def own_sample(self, backbone: Backbone, noise: Tensor, text: str, steps: int, scale: float) -> Tensor:
         # diffusers drops the repeated frame itself, and returns the rest.

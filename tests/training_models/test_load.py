@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -165,3 +166,31 @@ def test_a_scheduler_that_does_not_predict_v_is_refused(folder: Path, tmp_path: 
     config.write_text(config.read_text().replace("v_prediction", "epsilon"))
     with pytest.raises(ValueError, match="v_prediction"):
         _ = load_backbone(BackboneSpec(weights=str(other))).num_train_timesteps
+
+
+def test_offsets_are_refused_by_the_configuration_alone(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+from stages.training.offsets import SweepOffsetsParams
+from stages.training.params import BackboneParams
+from stages.training.preferences import ConsisParams
+for weights in ("tiny-random", "tiny-random:1.5", {str(tmp_path / "five")!r}, {str(tmp_path / "absent")!r}):
+    ConsisParams(backbone=BackboneParams(weights=weights))
+for weights in ("tiny-random:2b", {str(tmp_path / "two")!r}):
+    for params in (ConsisParams, SweepOffsetsParams):
+        try:
+            params(backbone=BackboneParams(weights=weights))
+        except ValueError as error:
+            assert "no RoPE to offset and Consis-DPO cannot make its losers" in str(error)
+        else:
+            raise AssertionError(weights)
+ConsisParams(backbone=BackboneParams(family="wan"))
+assert "torch" not in sys.modules and "diffusers" not in sys.modules
+"""
+    for name, rotary in (("five", True), ("two", False)):
+        (tmp_path / name / "transformer").mkdir(parents=True)
+        config = {"_class_name": "CogVideoXTransformer3DModel", "use_rotary_positional_embeddings": rotary}
+        (tmp_path / name / "transformer" / "config.json").write_text(json.dumps(config))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

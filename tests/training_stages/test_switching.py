@@ -24,6 +24,7 @@ from stages.training.curves import CURVES
 from stages.training.disentangle import DisentangleParams, disentangle
 from stages.training.encode import EncodeParams, encode
 from stages.training.generate import entries_of
+from stages.training.params import BackboneParams
 from stages.training.switching import SwitchingParams, switching
 from tests.context import LocalContext
 from tests.training_stages.footing import BACKBONE, LORA, world
@@ -108,6 +109,23 @@ def test_a_run_trains_both_kinds_each_by_its_own_steps(tmp_path: Path, disentang
     ):
         assert title in page
     assert read_card(context.outputs["adapter"])["kind"] == "switching"
+
+
+def test_a_model_that_patches_two_frames_to_a_token_trains_on_stills_too(tmp_path: Path) -> None:
+    patched = BackboneParams(weights="tiny-random:1.5")
+    rows = LocalContext(tmp_path / "rows", disentangle, world(tmp_path, clips=4))
+    rows.run(DisentangleParams(frames=1))
+    made = {name: rows.outputs[name] for name in ("subset", "media", "pairs", "subjects")}
+    context = LocalContext(tmp_path / "encode", encode, made)
+    context.run(EncodeParams(backbone=patched, buckets=("1x32x32", "9x32x32"), views=1))
+    cached = Disentangled(rows, context.outputs["cache"], context.outputs["latents"])
+    reader = CacheReader(cached.latents, entries_of(cached.cache.to_pylist()))
+    frames = {row["bucket"]: reader.latents(row["sample_id"]).shape[1] for row in cached.cache.to_pylist()}
+    assert frames == {"1x32x32": 2, "9x32x32": 4}
+    quick = {"backbone": patched, "steps": 2, "stage_two_at": 1, "held_out_every": 0}
+    trained = run(tmp_path / "train", cached, PARAMS.model_copy(update=quick))
+    assert kinds_of(trained) == ["image", "video"]
+    assert all(trained.metrics_seen["loss", step] > 0 for step in (1, 2))
 
 
 def test_measuring_does_not_change_what_is_trained(tmp_path: Path, disentangled: Disentangled) -> None:
