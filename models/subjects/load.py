@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.subjects.protocols import Grounder, IdentityEncoder, Segmenter, Tracker
+from models.subjects.protocols import FaceDetector, Grounder, IdentityEncoder, Segmenter, Tracker
 from models.subjects.weights import Weights, WeightsError
 
 EMBEDDED = "embedded"
@@ -15,8 +15,9 @@ KINDS = {
     "segmenter": (EMBEDDED, "sam2"),
     "tracker": ("none", "sam2"),
     "encoder": (EMBEDDED, "dinov2", "clip"),
+    "faces": ("none", "yunet"),
 }
-_WITHOUT = {"grounder": GROUNDER, "segmenter": SEGMENTER, "tracker": "none", "encoder": ENCODER}
+_WITHOUT = {"grounder": GROUNDER, "segmenter": SEGMENTER, "tracker": "none", "encoder": ENCODER, "faces": "none"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Models:
     segmenter: Choice = Choice(EMBEDDED)
     tracker: Choice = Choice("none")
     encoder: Choice = Choice(EMBEDDED)
+    faces: Choice = Choice("none")
     device: str = "cpu"
 
     def names(self) -> dict[str, str]:
@@ -53,8 +55,13 @@ class Models:
             return _WITHOUT[role]
         if choice.weights is None:
             raise WeightsError(
-                f"{role}.kind {choice.kind} needs {role}.weights, a folder or a repository with its commit"
+                f"{role}.kind {choice.kind} needs {role}.weights, "
+                + ("its ONNX file" if role == "faces" else "a folder or a repository with its commit")
             )
+        if role == "faces":
+            from models.subjects.yunet import digest
+
+            return digest(choice.weights)
         return choice.weights.name("sam2-video" if role == "tracker" else choice.kind)
 
     def load_grounder(self) -> Grounder:
@@ -81,6 +88,13 @@ class Models:
         from models.subjects.sam2 import Sam2Tracker
 
         return Sam2Tracker(self.tracker.weights, device=self.device)
+
+    def load_faces(self) -> FaceDetector | None:
+        if self.faces.weights is None:
+            return None
+        from models.subjects.yunet import YuNet
+
+        return YuNet(self.faces.weights)
 
     def load_encoder(self) -> IdentityEncoder:
         if self.encoder.weights is None:

@@ -90,6 +90,17 @@ class IdentityEncoder(Protocol):
         ...
 
 
+@runtime_checkable
+class FaceDetector(Protocol):
+    """Finds faces."""
+
+    name: str
+
+    def faces(self, picture_HWC: U8) -> list[Proposal]:
+        """Boxes of the faces of an RGB picture as shares of it, surest first."""
+        ...
+
+
 def iou(a: Box, b: Box) -> float:
     """Intersection over union of two boxes in the same unit, 0..1."""
     width = min(a[2], b[2]) - max(a[0], b[0])

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from data_schemas.ids import short_hash
-from data_schemas.tables import CAPTIONS, DEDUPE, PAIR_CANDIDATES, PAIRS, SUBJECTS, SUBSET
+from data_schemas.tables import CAPTIONS, DEDUPE, PAIR_CANDIDATES, PAIRS, SUBJECTS, SUBSET, VERDICTS
 from stages.contract import Context, NotEnoughRows, Params, Table, stage
 
 if TYPE_CHECKING:
@@ -64,14 +64,21 @@ class PairParams(Params):
     name="pairs",
     version="2",
     params=PairParams,
-    inputs={"subset": Table(SUBSET), "subjects": Table(SUBJECTS), "dedupe": Table(DEDUPE), "captions": Table(CAPTIONS)},
+    inputs={
+        "subset": Table(SUBSET),
+        "subjects": Table(SUBJECTS),
+        "dedupe": Table(DEDUPE),
+        "captions": Table(CAPTIONS),
+        "verdicts": Table(VERDICTS),
+    },
     outputs={"pairs": Table(PAIRS), "candidates": Table(PAIR_CANDIDATES)},
-    optional=("dedupe", "captions"),
+    optional=("dedupe", "captions", "verdicts"),
 )
 def pairs(ctx: Context, params: PairParams) -> None:
     """Pair every clip with crops of itself and with crops of the same identity from elsewhere."""
     import numpy as np
 
+    from stages.review.verdict_rules import refused
     from stages.subjects.identities import clip_columns, load
     from stages.subjects.retrieve import Bounds, candidates, settle
     from stages.subjects.split import components, links, split
@@ -81,7 +88,10 @@ def pairs(ctx: Context, params: PairParams) -> None:
         ctx.dataset("dedupe") if ctx.has("dedupe") else None,
         ctx.dataset("captions") if ctx.has("captions") else None,
     )
-    clips, crops, identities, ledger = load(ctx.dataset("subjects"), table, names_must_agree=params.names_must_agree)
+    verdicts = ctx.table("verdicts") if ctx.has("verdicts") else VERDICTS.empty()
+    clips, crops, identities, ledger = load(
+        ctx.dataset("subjects"), table, names_must_agree=params.names_must_agree, refused=refused(verdicts)
+    )
     for rows in ledger:
         _ledger(ctx, rows)
     bounds = Bounds(params.lower, params.upper, params.background, params.source)

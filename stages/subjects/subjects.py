@@ -48,6 +48,7 @@ class SubjectParams(Params):
     segmenter: ModelParams = Field(ModelParams(), description="embedded or sam2")
     tracker: ModelParams = Field(ModelParams(kind="none"), description="none or sam2")
     encoder: ModelParams = Field(ModelParams(), description="embedded, dinov2 or clip")
+    faces: ModelParams = Field(ModelParams(kind="none"), description="none or yunet, whose weights are its ONNX file")
     device: str = Field("cpu", description="where models with weights run: cpu or cuda")
     workers_cpus: float = Field(1.0, gt=0)
     workers_gpus: float = Field(0.0, ge=0)
@@ -64,7 +65,7 @@ class SubjectParams(Params):
 
 @stage(
     name="subjects",
-    version="2",
+    version="3",
     params=SubjectParams,
     inputs={"subset": Table(SUBSET), "media": Files("media"), "videos": Table(VIDEOS)},
     outputs={"subjects": Table(SUBJECTS)},
@@ -89,7 +90,7 @@ def subjects(ctx: Context, params: SubjectParams) -> None:
     how = params.model_dump(mode="json", exclude={"photographs", "device", "workers_cpus", "workers_gpus", *names})
     work = run_items(
         ctx,
-        group=Group("found", ctx.recipe("find", "3", {**names, **how})),
+        group=Group("found", ctx.recipe("find", "4", {**names, **how})),
         items=[item for item, _ in records],
         make=Finder,
         init={"rules": rules, "models": models},
@@ -192,12 +193,13 @@ def _rows(record_id: str, about: dict[str, Any], found: list[dict[str, Any]], en
     for f in found:
         clip = about["origin"] == "clip"
         instant = f"{f['time_s']:.6f}" if clip else ""
+        part = [f["part"]] if f["part"] else []
         rows.append(
             {
                 **about,
                 **{name: f[name] for name in FOUND.names},
                 "subject_id": short_hash(
-                    "subject", about["origin"], record_id, f["phrase"] or "", instant, f["subject"]
+                    "subject", about["origin"], record_id, f["phrase"] or "", instant, f["subject"], *part
                 ),
                 "time_s": f["time_s"] if clip else None,
                 "encoder": encoder,

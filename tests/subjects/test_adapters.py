@@ -143,6 +143,7 @@ def test_a_configuration_names_its_models_or_says_what_is_wrong(folders: Callabl
         "segmenter": "grabcut/1",
         "tracker": "none",
         "encoder": f"dinov2 (sha256 {weights.digest()[:16]})",
+        "faces": "none",
     }
     assert isinstance(Models(encoder=Choice("dinov2", weights)).load_encoder(), Dinov2Encoder)
     for wrong, why in (

@@ -132,6 +132,9 @@ class Scene:
     def load_tracker(self) -> Scene | None:
         return self if self.tracks else None
 
+    def load_faces(self) -> None:
+        return None
+
     def load_encoder(self) -> ClosedFormEncoder:
         return ClosedFormEncoder()
 
