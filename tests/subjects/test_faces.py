@@ -54,10 +54,10 @@ def test_what_is_no_yunet_is_named(tmp_path: Path, weights: Weights) -> None:
     ):
         with pytest.raises(WeightsError, match=why):
             YuNet(Weights(source, None, sha256))
-    with pytest.raises(WeightsError, match="needs faces.weights, its ONNX file"):
+    with pytest.raises(WeightsError, match=r"needs faces\.weights, its ONNX file"):
         Models(faces=Choice("yunet")).names()
+    ctx = LocalContext(tmp_path, subjects, {"subset": SUBSET.empty(), "media": tmp_path, "videos": VIDEOS.empty()})
     with pytest.raises(StageError, match="is no ONNX file"):
-        ctx = LocalContext(tmp_path, subjects, {"subset": SUBSET.empty(), "media": tmp_path, "videos": VIDEOS.empty()})
         ctx.run(SubjectParams(faces=ModelParams(kind="yunet", weights="/nowhere.onnx")))
 
 
