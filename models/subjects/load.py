@@ -14,7 +14,7 @@ KINDS = {
     "grounder": (EMBEDDED, "grounding-dino"),
     "segmenter": (EMBEDDED, "sam2"),
     "tracker": ("none", "sam2"),
-    "encoder": (EMBEDDED, "dinov2", "clip"),
+    "encoder": (EMBEDDED, "dinov2", "clip", "open_clip"),
     "faces": ("none", "yunet"),
 }
 _WITHOUT = {"grounder": GROUNDER, "segmenter": SEGMENTER, "tracker": "none", "encoder": ENCODER, "faces": "none"}
@@ -62,6 +62,10 @@ class Models:
             from models.subjects.yunet import digest
 
             return digest(choice.weights)
+        if choice.kind == "open_clip":
+            from models.subjects.open_clip_encoder import name_of
+
+            return name_of(choice.weights)
         return choice.weights.name("sam2-video" if role == "tracker" else choice.kind)
 
     def load_grounder(self) -> Grounder:
@@ -101,6 +105,10 @@ class Models:
             from models.subjects.descriptor import ClosedFormEncoder
 
             return ClosedFormEncoder()
+        if self.encoder.kind == "open_clip":
+            from models.subjects.open_clip_encoder import OpenClipEncoder
+
+            return OpenClipEncoder(self.encoder.weights, device=self.device)
         from models.subjects.vision_encoders import ClipEncoder, Dinov2Encoder
 
         made = {"dinov2": Dinov2Encoder, "clip": ClipEncoder}[self.encoder.kind]

@@ -47,7 +47,7 @@ class SubjectParams(Params):
     grounder: ModelParams = Field(ModelParams(), description="embedded or grounding-dino")
     segmenter: ModelParams = Field(ModelParams(), description="embedded or sam2")
     tracker: ModelParams = Field(ModelParams(kind="none"), description="none or sam2")
-    encoder: ModelParams = Field(ModelParams(), description="embedded, dinov2 or clip")
+    encoder: ModelParams = Field(ModelParams(), description="embedded, dinov2, clip or open_clip")
     faces: ModelParams = Field(ModelParams(kind="none"), description="none or yunet, whose weights are its ONNX file")
     device: str = Field("cpu", description="where models with weights run: cpu or cuda")
     workers_cpus: float = Field(1.0, gt=0)

@@ -149,7 +149,7 @@ def test_a_configuration_names_its_models_or_says_what_is_wrong(folders: Callabl
     for wrong, why in (
         (Choice("embedded", weights), "takes no weights"),
         (Choice("dinov2"), "needs encoder.weights"),
-        (Choice("vgg", weights), "there are embedded, dinov2, clip"),
+        (Choice("vgg", weights), "there are embedded, dinov2, clip, open_clip"),
     ):
         with pytest.raises(WeightsError, match=why):
             Models(encoder=wrong).names()
