@@ -54,7 +54,9 @@ def find(finder: Any, frames: np.ndarray, fps: float, folder: Path) -> list[dict
     file = folder / "clip.mp4"
     write_video(frames, fps, file)
     duration = (len(frames) - 1) / fps
-    rows: list[dict[str, Any]] = unpacked(finder(Payload("clip", str(file), (), POSITIONS, duration))["found"]).to_pylist()
+    rows: list[dict[str, Any]] = unpacked(
+        finder(Payload("clip", str(file), (), POSITIONS, duration))["found"]
+    ).to_pylist()
     return rows
 
 
@@ -123,10 +125,17 @@ def retrieval(finder: Any, identities: int, seed: int, folder: Path) -> dict[str
     def top1(queries: dict[int, np.ndarray], gallery: dict[int, np.ndarray]) -> float:
         names = sorted(gallery)
         matrix = np.stack([gallery[n] for n in names])
-        hits = [n in queries and n in gallery and names[int((matrix @ queries[n]).argmax())] == n for n in range(seed, seed + identities)]
+        hits = [
+            n in queries and n in gallery and names[int((matrix @ queries[n]).argmax())] == n
+            for n in range(seed, seed + identities)
+        ]
         return round(float(np.mean(hits)), 4)
 
-    return {"identities": identities, "top_1": top1(first, second), "top_1_with_true_masks": top1(true_first, true_second)}
+    return {
+        "identities": identities,
+        "top_1": top1(first, second),
+        "top_1_with_true_masks": top1(true_first, true_second),
+    }
 
 
 def measure(clips: int, identities: int, seed: int, models: Models) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from models.subjects.weights import Weights, WeightsError
 
 EMBEDDED = "embedded"
 # Names of the embedded models, repeated here so that planning imports none of them; a test compares them.
-GROUNDER, SEGMENTER, ENCODER = "motion-saliency/1", "grabcut/1", "closed-form/1"
+GROUNDER, SEGMENTER, ENCODER = "motion-saliency/1", "grabcut/2", "closed-form/1"
 KINDS = {
     "grounder": (EMBEDDED, "grounding-dino"),
     "segmenter": (EMBEDDED, "sam2"),

@@ -120,7 +120,7 @@ def _place_frames(
 
     def place(origin: Origin) -> None:
         for (name, row), frame in zip(wanted[origin], _frames(folder, origin, wanted[origin]), strict=True):
-            media.add(name, lambda path, f=frame, r=row: path.write_bytes(jpeg(_boxed(f, r["box"]))))
+            media.add(name, lambda path, f=frame, r=row: path.write_bytes(jpeg(boxed(f, r["box"]))))
 
     with ctx.progress(len(wanted), "clips and photographs") as bar:
         for _ in in_threads(place, list(wanted), THREADS):
@@ -140,7 +140,7 @@ def _frames(folder: Any, origin: Origin, rows: Sequence[tuple[str, Mapping[str, 
         raise StageError(f"{origin.uri} cannot be shown: {error}. Run again from export.") from error
 
 
-def _boxed(frame: U8, box: Sequence[float]) -> U8:
+def boxed(frame: U8, box: Sequence[float]) -> U8:
     """The frame with a box (shares of width and height) drawn around the subject, in white on black so that it shows on any ground."""
     import cv2
 
