@@ -54,10 +54,10 @@ class Counted:
     tokens_out: int = 0
     requests: int = 0
     unavailable: str | None = None
+    name: str = field(init=False)
 
-    @property
-    def name(self) -> str:
-        return self.inner.name
+    def __post_init__(self) -> None:
+        self.name = self.inner.name
 
     def ask(self, instruction: str, pictures: Sequence[bytes] = ()) -> Answer:
         from models.captioners.protocols import WriterUnavailable

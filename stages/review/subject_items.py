@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from stages.contract import Context, StageError
 from stages.location import in_threads
@@ -72,10 +73,9 @@ def _origins(ctx: Context) -> dict[str, Origin]:
     found = {}
     for row in ctx.dataset("subset").to_table(columns=["clip_id", "media_uri", "media_sha256"]).to_pylist():
         found[row["clip_id"]] = Origin(row["media_uri"], row["media_sha256"], False)
-    columns = ["video_id", "uri", "sha256", "media_type"]
-    for row in ctx.dataset("videos").to_table(columns=columns).to_pylist():
-        if row["media_type"] == "image" and row["sha256"]:
-            found[row["video_id"]] = Origin(row["uri"], row["sha256"], True)
+    photographs = (pc.field("media_type") == "image") & pc.field("sha256").is_valid()
+    for row in ctx.dataset("videos").to_table(columns=["video_id", "uri", "sha256"], filter=photographs).to_pylist():
+        found[row["video_id"]] = Origin(row["uri"], row["sha256"], True)
     return found
 
 
@@ -120,7 +120,8 @@ def _place_frames(
 
     def place(origin: Origin) -> None:
         for (name, row), frame in zip(wanted[origin], _frames(folder, origin, wanted[origin]), strict=True):
-            media.add(name, lambda path, f=frame, r=row: path.write_bytes(jpeg(boxed(f, r["box"]))))
+            shown = jpeg(boxed(frame, row["box"]))
+            media.add(name, lambda path, shown=shown: path.write_bytes(shown))  # type: ignore[misc]
 
     with ctx.progress(len(wanted), "clips and photographs") as bar:
         for _ in in_threads(place, list(wanted), THREADS):

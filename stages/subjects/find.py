@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ class Finder:
         return {
             "found": packed(table),
             "reason": "" if rows else most_common(reasons or ["no_subject"]),
+            "dropped": ", ".join(f"{n} {name}" for name, n in sorted(Counter(reasons).items())),
             "reader": reader,
         }
 

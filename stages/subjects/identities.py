@@ -115,7 +115,8 @@ def load(
         _rejected(about.filter(face), "face"),
         _rejected(about.filter(pc.and_(out, pc.invert(face))), "refused_by_reviewers"),
     ]
-    about = about.filter(pc.invert(pc.or_(face, out)))
+    if any(len(rows) for rows in ledger):
+        about = about.filter(pc.invert(pc.or_(face, out)))
     owner = pc.coalesce(about["clip_id"], about["video_id"])
     about = about.append_column("owner", owner).append_column(
         "number", pc.fill_null(about["subject"], 0).cast(pa.int64())

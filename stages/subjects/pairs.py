@@ -321,7 +321,7 @@ def _tell_candidates(ctx: Context, told: int, crops: Crops, identities: Identiti
     for start in range(0, len(targets), step):
         mine = targets[start : start + step]
         reason, row = found.reason[mine], found.row[mine]
-        asked = np.isin(reason, (0, CODE["not_checked"], CODE["another_by_the_model"]))
+        asked = np.isin(reason, [0, int(CODE["not_checked"]), int(CODE["another_by_the_model"])])
         query, place = np.nonzero((reason != NONE) & ((np.arange(row.shape[1]) < told) | asked))
         target, other = mine[query], row[query, place].astype(np.int64)
         t, o = pa.array(identities.best[target]), pa.array(identities.best[other])

@@ -179,7 +179,8 @@ def _settle(ctx: Context, work: Work, records: list[tuple[Item, dict[str, Any]]]
                 "video_id": about["video_id"],
                 "status": "accepted" if found else "rejected",
                 "reason": None if found else row["reason"],
-                "note": row["reader"] or None,
+                "note": "; ".join(filter(None, (row["reader"], row["dropped"] and f"not taken: {row['dropped']}")))
+                or None,
                 "seconds": work.seconds.get(row["record_id"]),
             }
         )
