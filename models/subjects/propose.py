@@ -192,12 +192,13 @@ class EmbeddedGrounder:
         small = np.stack([fit(f, WORK_SIDE) for f in frames_FHWC])
         result = []
         for index in at:
-            soft, weight = motion(small, index), 1.0
-            if soft is None:
+            moving = motion(small, index)
+            if moving is None:
                 soft, weight = saliency(small[index]), 0.8
             else:
-                soft = _unit(soft * (0.4 + 0.6 * _contrast(small[index])))
-            result.append([Proposal(box, weight * c, None, soft) for box, c in regions_of(soft, self.most)])
+                soft, weight = _unit(moving * (0.4 + 0.6 * _contrast(small[index]))), 1.0
+            outlined = moving is not None  # of a textureless subject only the edges are seen to move
+            result.append([Proposal(box, weight * c, None, soft, outlined) for box, c in regions_of(soft, self.most)])
         return result
 
 
@@ -209,7 +210,8 @@ class GrabCutSegmenter:
     def segment(self, picture_HWC: U8, proposal: Proposal) -> Region | None:
         """The largest connected foreground in the box and a margin of a tenth around it.
 
-        None where that is under 1% of the box, or covers over 40% of the picture's border.
+        An outlined proposal is started twice, and the mask whose edge stands out more is taken. None where that is under 1% of the
+        box, or covers over 40% of the picture's border.
         """
         import cv2
 
@@ -225,7 +227,7 @@ class GrabCutSegmenter:
         if float(small[top:bottom, left:right].reshape(-1, 3).std(axis=0).max()) < FLAT:
             return None
         inner = (slice(int(y0 * height), int(np.ceil(y1 * height))), slice(int(x0 * width), int(np.ceil(x1 * width))))
-        starts = [np.full((height, width), cv2.GC_BGD, np.uint8) for _ in range(1 if proposal.seed is None else 2)]
+        starts = [np.full((height, width), cv2.GC_BGD, np.uint8) for _ in range(1 + proposal.outlined)]
         for labels in starts:
             labels[top:bottom, left:right] = cv2.GC_PR_BGD
         if proposal.seed is None:
@@ -235,7 +237,7 @@ class GrabCutSegmenter:
             values = seed[inner]
             middle, high = np.quantile(values, 0.4), np.quantile(values, 0.9)
             # What was seen may be the whole subject with a halo, or its outline alone: one start for each.
-            for labels, probable in zip(starts, (values > min(middle, 0.5), _solid(values)), strict=True):
+            for labels, probable in zip(starts, (values > min(middle, 0.5), _solid(values)), strict=False):
                 labels[inner] = np.where(probable, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
                 labels[inner][(values >= high) & (values > 0.5)] = cv2.GC_FGD
         least = 0.01 * (right - left) * (bottom - top)

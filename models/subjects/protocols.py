@@ -22,13 +22,14 @@ class Proposal:
     """A box in one picture: ``box`` is x0, y0, x1, y1 as shares of width and height; ``confidence`` lies in 0..1.
 
     ``seed`` is what the grounder itself saw inside the box, a soft map over the whole picture (H, W) in 0..1, or None
-    when it gives boxes only; a segmenter may start from it.
+    when it gives boxes only; a segmenter may start from it. ``outlined`` says that the map may show the subject's outline alone.
     """
 
     box: Box
     confidence: float
     phrase: str | None = None
     seed: F32 | None = None
+    outlined: bool = False
 
 
 @dataclass(frozen=True)
