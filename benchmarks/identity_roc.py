@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--photographs", type=Path, required=True)
     parser.add_argument("--clips", type=Path)
-    parser.add_argument("--encoder", default="embedded", choices=("embedded", "dinov2", "clip"))
+    parser.add_argument("--encoder", default="embedded", choices=("embedded", "dinov2", "clip", "open_clip"))
     parser.add_argument("--weights", help="folder in from_pretrained's layout, or repository with --revision")
     parser.add_argument("--revision")
     parser.add_argument("--device", default="cpu")

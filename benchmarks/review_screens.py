@@ -15,9 +15,12 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image
+from playwright.sync_api import expect
 
+from models.subjects.frames import faded
+from models.subjects.prompts import noun_phrase
 from models.video.encode import write_video
-from stages.review import gate, queue
+from stages.review import gate, queue, subject_gate, subject_items
 from stages.review.answers import Answer
 from stages.review.campaigns import CampaignSpec, NewItem, create_campaign
 from stages.review.database import Database, open_database
@@ -25,6 +28,7 @@ from stages.review.media import MediaStore
 from stages.review.people import invite, person_named
 from stages.review.proxies import place_file
 from stages.review.queue import Claimed
+from stages.review.subject_items import boxed
 from tests.review.browsing import PHONE, WIDE, browsing, serving
 from tests.review.pages import LeadPage, ReviewPage
 from tinyworld.draw import draw, render_photo
@@ -42,14 +46,27 @@ def scenes(media: MediaStore, folder: Path, count: int) -> list[dict[str, Any]]:
     found = []
     for n in range(count):
         scene = draw_scene(100 + n, SIZE[0] / SIZE[1])
-        frames, _ = draw(scene, *SIZE, FRAMES)
+        frames, masks = draw(scene, *SIZE, FRAMES)
         path = folder / f"{n}.webm"
         write_video(frames, FPS, path, "libvpx-vp9")
         pictures = [jpeg(media, frames[k]) for k in (0, 16, 32, 47)]
         photos = [jpeg(media, render_photo(scene.actors[0].identity, seed, 240)) for seed in range(3)]
         text = scene.caption
-        found.append({"media": place_file(media, path, True), "keyframes": pictures, "photos": photos, "text": text})
+        found.append(
+            {"media": place_file(media, path, True), "keyframes": pictures, "photos": photos, "text": text}
+            | {"crop": crop(media, frames[24], masks[24])}
+        )
     return found
+
+
+def crop(media: MediaStore, frame: np.ndarray, mask: np.ndarray) -> list[str]:
+    """What the gate for references shows: the crop, what its mask keeps, and the frame with the crop's box."""
+    down, along = np.flatnonzero((mask > 127).any(1)), np.flatnonzero((mask > 127).any(0))
+    cut = (slice(down[0], down[-1] + 1), slice(along[0], along[-1] + 1))
+    height, width = mask.shape
+    box = (along[0] / width, down[0] / height, (along[-1] + 1) / width, (down[-1] + 1) / height)
+    shown = (frame[cut], faded(frame[cut], mask[cut], 0.0), boxed(frame, box))
+    return [media.add_bytes(subject_items.jpeg(np.ascontiguousarray(one)), ".jpg") for one in shown]
 
 
 def jpeg(media: MediaStore, picture: np.ndarray) -> str:
@@ -85,6 +102,14 @@ def campaigns(db: Database, shown: list[dict[str, Any]], count: int) -> None:
         return NewItem(f"video-{n:03d}", payload, hidden={"system": ("dpo", "sft")[n % 2]})
 
     make("clips", "filter", "Clips of the first crawl", gate.CLIP_GUIDELINES, clip, reasons=gate.CLIP_REASONS)
+
+    def reference(n: int) -> NewItem:
+        one = shown[n % len(shown)]
+        payload = {"pictures": one["crop"], "labels": list(subject_items.LABELS), "caption": noun_phrase(one["text"])}
+        return NewItem(f"subject-{n:03d}", payload)
+
+    clean = {"reasons": subject_gate.CLEAN_REASONS, "asks": subject_gate.CLEAN}
+    make("references", "filter", "References", subject_gate.CLEAN_GUIDELINES, reference, **clean)
     make("consis", "consis", "Same subject", gate.CONSIS_GUIDELINES, lambda n: pair(n, "winner", "loser"))
     make("compare", "compare", "DPO against SFT", gate.REAL_FAKE_GUIDELINES, lambda n: pair(n, "a", "b"), overlap=3)
     make("likert", "likert", "How good is DPO", RUBRIC, rated, overlap=3)
@@ -147,6 +172,9 @@ def take(base: str, token: str, browser: Any, out: Path) -> None:
         for key in keys:
             ada.press(key)
         save(ada.page, f"review_{name}", out)
+    ada.open("references")
+    expect(ada.page.locator("body[data-ready]")).to_be_attached()
+    save(ada.page, "review_subject", out)
     ada.open("clips")
     ada.press("?")
     save(ada.page, "review_keys", out)

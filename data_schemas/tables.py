@@ -305,7 +305,7 @@ SUBSET = TableSchema(
 
 SUBJECTS = TableSchema(
     "subjects",
-    "1.1",
+    "1.2",
     ("subject_id",),
     (
         Field("subject_id", STR, "hash of origin, phrase and instant", nullable=False),
@@ -326,6 +326,11 @@ SUBJECTS = TableSchema(
         Field("completeness", F64, "share of the mask's outline that the frame does not cut off", "0..1"),
         Field("sharpness", F64, "log10 of 1 + variance of the Laplacian inside the mask", "0..4 or so"),
         Field("background", VECTOR, "descriptor of the frame outside the mask, unit norm"),
+        Field(
+            "part",
+            STR,
+            "face for the face of a subject, which never stands for the whole one; null for a whole subject",
+        ),
     ),
     "One row per subject and instant at which it was cropped.",
 )
@@ -336,7 +341,7 @@ REFERENCE = pa.struct(
 
 PAIRS = TableSchema(
     "pairs",
-    "1.2",
+    "1.3",
     ("sample_id",),
     (
         Field("sample_id", STR, "hash of kind, clip and references", nullable=False),
@@ -351,6 +356,9 @@ PAIRS = TableSchema(
         Field("similarities", pa.list_(F64), "identity cosine of each reference, in prompt order", "-1..1"),
         Field("same_shot", BOOL, "whether a reference comes from the target clip itself"),
         Field("background", F64, "largest cosine of a reference's background and the target's", "-1..1"),
+        Field(
+            "prompt_by", STR, "who wrote the prompt: template, or writer for the model that was asked. null is template"
+        ),
     ),
     "One row per training sample.",
 )

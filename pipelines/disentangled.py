@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pipelines.curate import CURATION
 from pipelines.dag.graph import Pipeline, node
+from pipelines.libragen import PAIRED
 from stages.evaluation.evaluate import evaluate
 from stages.evaluation.report import report
-from stages.subjects.pairs import pairs
-from stages.subjects.subjects import subjects
 from stages.training.disentangle import disentangle
 from stages.training.encode import encode
 from stages.training.sample import sample
@@ -19,21 +18,13 @@ PIPELINE = Pipeline(
     "disentangled",
     (
         *CURATION,
-        node("subjects", subjects, subset="export.subset", media="export.media", videos="analyze.videos"),
-        node(
-            "pairs",
-            pairs,
-            subset="export.subset",
-            subjects="subjects.subjects",
-            dedupe="dedupe.dedupe",
-            captions="caption.captions",
-        ),
+        *PAIRED,
         node(
             "disentangle",
             disentangle,
             subset="export.subset",
             media="export.media",
-            pairs="pairs.pairs",
+            pairs="review_training_pairs.reviewed",
             subjects="subjects.subjects",
         ),
         # Clips of one frame are image pairs; the longer bucket is for the videos and for what is sampled in the end.

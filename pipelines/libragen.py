@@ -11,6 +11,7 @@ from pipelines.dag.graph import Node, Pipeline, node
 from stages.evaluation.evaluate import evaluate
 from stages.evaluation.report import report
 from stages.review.gate import review_pairs
+from stages.review.subject_gate import review_subjects, review_training_pairs
 from stages.subjects.pairs import pairs
 from stages.subjects.subjects import subjects
 from stages.training.encode import encode
@@ -21,8 +22,17 @@ from stages.training.train import dpo, sft
 
 CACHE = {"cache": "encode.cache", "latents": "encode.latents"}
 
-SUBJECTS_AND_PAIRS: tuple[Node, ...] = (
+PAIRED: tuple[Node, ...] = (
     node("subjects", subjects, subset="export.subset", media="export.media", videos="analyze.videos"),
+    # Off until somebody asks: review_subjects.reviewer and review_training_pairs.reviewer are nobody by default.
+    node(
+        "review_subjects",
+        review_subjects,
+        subjects="subjects.subjects",
+        subset="export.subset",
+        media="export.media",
+        videos="analyze.videos",
+    ),
     node(
         "pairs",
         pairs,
@@ -30,13 +40,26 @@ SUBJECTS_AND_PAIRS: tuple[Node, ...] = (
         subjects="subjects.subjects",
         dedupe="dedupe.dedupe",
         captions="caption.captions",
+        verdicts="review_subjects.verdicts",
     ),
+    node(
+        "review_training_pairs",
+        review_training_pairs,
+        pairs="pairs.pairs",
+        subjects="subjects.subjects",
+        subset="export.subset",
+        media="export.media",
+    ),
+)
+
+SUBJECTS_AND_PAIRS: tuple[Node, ...] = (
+    *PAIRED,
     node(
         "encode",
         encode,
         subset="export.subset",
         media="export.media",
-        pairs="pairs.pairs",
+        pairs="review_training_pairs.reviewed",
         subjects="subjects.subjects",
     ),
 )
@@ -157,6 +180,7 @@ REPORT_INPUTS = {
     "subjects": "subjects.subjects",
     "pairs": "pairs.pairs",
     "candidates": "pairs.candidates",
+    "pair_verdicts": "review_training_pairs.verdicts",
     "samples": "sample.samples",
     "sample_videos": "sample.videos",
     "metrics": "evaluate.metrics",

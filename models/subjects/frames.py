@@ -76,6 +76,12 @@ def picture(data: bytes, name: str) -> U8:
     return np.asarray(np.round(rgb), np.uint8)
 
 
+def faded(picture_HWC: U8, mask_HW: U8, left: float) -> U8:
+    """The picture with its background faded into light grey: ``left`` (0..1) of it shows, the subject (mask over 127) as it is."""
+    ground = picture_HWC * left + 235.0 * (1.0 - left)
+    return np.where((mask_HW > 127)[..., None], picture_HWC, np.round(ground)).astype(np.uint8)
+
+
 def png(array: U8) -> bytes:
     """PNG bytes of an RGB (H, W, 3) or grey (H, W) uint8 array."""
     import cv2

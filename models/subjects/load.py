@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.subjects.protocols import Grounder, IdentityEncoder, Segmenter, Tracker
+from models.subjects.protocols import FaceDetector, Grounder, IdentityEncoder, Segmenter, Tracker
 from models.subjects.weights import Weights, WeightsError
 
 EMBEDDED = "embedded"
 # Names of the embedded models, repeated here so that planning imports none of them; a test compares them.
-GROUNDER, SEGMENTER, ENCODER = "motion-saliency/1", "grabcut/1", "closed-form/1"
+GROUNDER, SEGMENTER, ENCODER = "motion-saliency/1", "grabcut/2", "closed-form/1"
 KINDS = {
     "grounder": (EMBEDDED, "grounding-dino"),
     "segmenter": (EMBEDDED, "sam2"),
     "tracker": ("none", "sam2"),
-    "encoder": (EMBEDDED, "dinov2", "clip"),
+    "encoder": (EMBEDDED, "dinov2", "clip", "open_clip"),
+    "faces": ("none", "yunet"),
 }
-_WITHOUT = {"grounder": GROUNDER, "segmenter": SEGMENTER, "tracker": "none", "encoder": ENCODER}
+_WITHOUT = {"grounder": GROUNDER, "segmenter": SEGMENTER, "tracker": "none", "encoder": ENCODER, "faces": "none"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Models:
     segmenter: Choice = Choice(EMBEDDED)
     tracker: Choice = Choice("none")
     encoder: Choice = Choice(EMBEDDED)
+    faces: Choice = Choice("none")
     device: str = "cpu"
 
     def names(self) -> dict[str, str]:
@@ -53,8 +55,17 @@ class Models:
             return _WITHOUT[role]
         if choice.weights is None:
             raise WeightsError(
-                f"{role}.kind {choice.kind} needs {role}.weights, a folder or a repository with its commit"
+                f"{role}.kind {choice.kind} needs {role}.weights, "
+                + ("its ONNX file" if role == "faces" else "a folder or a repository with its commit")
             )
+        if role == "faces":
+            from models.subjects.yunet import digest
+
+            return digest(choice.weights)
+        if choice.kind == "open_clip":
+            from models.subjects.open_clip_encoder import name_of
+
+            return name_of(choice.weights)
         return choice.weights.name("sam2-video" if role == "tracker" else choice.kind)
 
     def load_grounder(self) -> Grounder:
@@ -82,11 +93,22 @@ class Models:
 
         return Sam2Tracker(self.tracker.weights, device=self.device)
 
+    def load_faces(self) -> FaceDetector | None:
+        if self.faces.weights is None:
+            return None
+        from models.subjects.yunet import YuNet
+
+        return YuNet(self.faces.weights)
+
     def load_encoder(self) -> IdentityEncoder:
         if self.encoder.weights is None:
             from models.subjects.descriptor import ClosedFormEncoder
 
             return ClosedFormEncoder()
+        if self.encoder.kind == "open_clip":
+            from models.subjects.open_clip_encoder import OpenClipEncoder
+
+            return OpenClipEncoder(self.encoder.weights, device=self.device)
         from models.subjects.vision_encoders import ClipEncoder, Dinov2Encoder
 
         made = {"dinov2": Dinov2Encoder, "clip": ClipEncoder}[self.encoder.kind]

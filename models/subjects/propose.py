@@ -192,24 +192,26 @@ class EmbeddedGrounder:
         small = np.stack([fit(f, WORK_SIDE) for f in frames_FHWC])
         result = []
         for index in at:
-            soft, weight = motion(small, index), 1.0
-            if soft is None:
+            moving = motion(small, index)
+            if moving is None:
                 soft, weight = saliency(small[index]), 0.8
             else:
-                soft = _unit(soft * (0.4 + 0.6 * _contrast(small[index])))
-            result.append([Proposal(box, weight * c, None, soft) for box, c in regions_of(soft, self.most)])
+                soft, weight = _unit(moving * (0.4 + 0.6 * _contrast(small[index]))), 1.0
+            outlined = moving is not None  # of a textureless subject only the edges are seen to move
+            result.append([Proposal(box, weight * c, None, soft, outlined) for box, c in regions_of(soft, self.most)])
         return result
 
 
 class GrabCutSegmenter:
     """GrabCut (Rother et al. 2004) started from the proposal's box and, where there is one, its soft map."""
 
-    name = "grabcut/1"
+    name = "grabcut/2"
 
     def segment(self, picture_HWC: U8, proposal: Proposal) -> Region | None:
         """The largest connected foreground in the box and a margin of a tenth around it.
 
-        None where that is under 1% of the box, or covers over 40% of the picture's border.
+        An outlined proposal is started twice, and the mask whose edge stands out more is taken. None where that is under 1% of the
+        box, or covers over 40% of the picture's border.
         """
         import cv2
 
@@ -224,28 +226,25 @@ class GrabCutSegmenter:
             return None
         if float(small[top:bottom, left:right].reshape(-1, 3).std(axis=0).max()) < FLAT:
             return None
-        labels = np.full((height, width), cv2.GC_BGD, np.uint8)
-        labels[top:bottom, left:right] = cv2.GC_PR_BGD
         inner = (slice(int(y0 * height), int(np.ceil(y1 * height))), slice(int(x0 * width), int(np.ceil(x1 * width))))
+        starts = [np.full((height, width), cv2.GC_BGD, np.uint8) for _ in range(1 + proposal.outlined)]
+        for labels in starts:
+            labels[top:bottom, left:right] = cv2.GC_PR_BGD
         if proposal.seed is None:
-            labels[inner] = cv2.GC_PR_FGD
+            starts[0][inner] = cv2.GC_PR_FGD
         else:
             seed = cv2.resize(proposal.seed, (width, height), interpolation=cv2.INTER_LINEAR)
             values = seed[inner]
             middle, high = np.quantile(values, 0.4), np.quantile(values, 0.9)
-            labels[inner] = np.where(values > min(middle, 0.5), cv2.GC_PR_FGD, cv2.GC_PR_BGD)
-            labels[inner][(values >= high) & (values > 0.5)] = cv2.GC_FGD
-        if not ((labels == cv2.GC_BGD) | (labels == cv2.GC_PR_BGD)).any() or not (labels & 1).any():
+            # What was seen may be the whole subject with a halo, or its outline alone: one start for each.
+            for labels, probable in zip(starts, (values > min(middle, 0.5), _solid(values)), strict=False):
+                labels[inner] = np.where(probable, cv2.GC_PR_FGD, cv2.GC_PR_BGD)
+                labels[inner][(values >= high) & (values > 0.5)] = cv2.GC_FGD
+        least = 0.01 * (right - left) * (bottom - top)
+        found = [m for labels in starts if (m := _grab_cut(small, labels)) is not None and m.sum() >= least]
+        if not found:
             return None
-        models = np.zeros((1, 65)), np.zeros((1, 65))
-        cv2.setRNGSeed(0)
-        try:
-            cv2.grabCut(np.ascontiguousarray(small[..., ::-1]), labels, None, *models, 4, cv2.GC_INIT_WITH_MASK)
-        except cv2.error:
-            return None  # too few distinct pixels to fit two colour models: nothing stands out
-        mask = _largest(np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8), small.shape[0] * small.shape[1])
-        if mask is None or mask.sum() < 0.01 * (right - left) * (bottom - top):
-            return None
+        mask = max(found, key=lambda m: edge_contrast(small, m))
         touching = border_share(mask > 0)
         if touching > 0.4:
             return None  # it frames the picture: a background, not a subject
@@ -261,6 +260,59 @@ class GrabCutSegmenter:
             float((rows[-1] + 1) / full_height),
         )
         return Region(box, full, proposal.confidence * (1.0 - touching), proposal.phrase)
+
+
+def _solid(soft: F32) -> NDArray[np.bool_]:
+    """The part of a soft map above Otsu's cut, with what its outline encloses."""
+    import cv2
+
+    raw = np.ascontiguousarray(_unit(soft) * 255).astype(np.uint8)
+    _, binary = cv2.threshold(raw, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    binary = cv2.morphologyEx(np.pad(binary, 3), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    contours, _ = cv2.findContours(binary, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = cv2.drawContours(np.zeros_like(binary), contours, -1, 1, cv2.FILLED)
+    return np.asarray(filled[3:-3, 3:-3] > 0)
+
+
+def _grab_cut(picture: U8, labels: U8) -> U8 | None:
+    """The foreground (H, W) in 0..1 that GrabCut finds from these labels, which it changes; None where nothing stands out."""
+    import cv2
+
+    if not ((labels == cv2.GC_BGD) | (labels == cv2.GC_PR_BGD)).any() or not (labels & 1).any():
+        return None
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(0)
+    try:
+        cv2.grabCut(np.ascontiguousarray(picture[..., ::-1]), labels, None, *models, 4, cv2.GC_INIT_WITH_MASK)
+    except cv2.error:
+        return None  # too few distinct pixels to fit two colour models
+    height, width = picture.shape[:2]
+    return _largest(np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8), height * width)
+
+
+def edge_contrast(picture_HWC: U8, mask: U8) -> float:
+    """How far the colours just inside a mask's outline lie from those just outside, in Lab units: the median over the outline.
+
+    A mask that leaked into the background has part of its outline where nothing changes. Where the picture ends nothing is outside,
+    and that part of the outline counts as no contrast.
+    """
+    import cv2
+
+    lab = cv2.cvtColor(picture_HWC.astype(np.float32) / 255.0, cv2.COLOR_RGB2LAB)
+    inside = (mask > 0).astype(np.uint8)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
+
+    def mean_of(where: NDArray[np.bool_]) -> tuple[F32, F32]:
+        weight = cv2.blur(where.astype(np.float32), (9, 9))
+        colour = cv2.blur(lab * where[..., None].astype(np.float32), (9, 9)) / np.maximum(weight, 1e-6)[..., None]
+        return np.asarray(colour, np.float32), np.asarray(weight, np.float32)
+
+    near, _ = mean_of((inside - cv2.erode(inside, kernel)) > 0)
+    far, there = mean_of((cv2.dilate(inside, kernel) - inside) > 0)
+    padded = np.pad(inside, 1)
+    outline = (padded - cv2.erode(padded, np.ones((3, 3), np.uint8)))[1:-1, 1:-1] > 0
+    difference = np.linalg.norm(near - far, axis=-1) * (there > 1e-3)
+    return float(np.median(difference[outline])) if outline.any() else 0.0
 
 
 def border_share(inside: NDArray[np.bool_]) -> float:

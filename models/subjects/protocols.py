@@ -22,13 +22,14 @@ class Proposal:
     """A box in one picture: ``box`` is x0, y0, x1, y1 as shares of width and height; ``confidence`` lies in 0..1.
 
     ``seed`` is what the grounder itself saw inside the box, a soft map over the whole picture (H, W) in 0..1, or None
-    when it gives boxes only; a segmenter may start from it.
+    when it gives boxes only; a segmenter may start from it. ``outlined`` says that the map may show the subject's outline alone.
     """
 
     box: Box
     confidence: float
     phrase: str | None = None
     seed: F32 | None = None
+    outlined: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,17 @@ class IdentityEncoder(Protocol):
 
     def encode(self, pictures: Sequence[U8], masks: Sequence[U8]) -> F32:
         """Unit-norm float32 vectors (N, width) for RGB crops (H, W, 3) and their masks (H, W), 255 inside."""
+        ...
+
+
+@runtime_checkable
+class FaceDetector(Protocol):
+    """Finds faces."""
+
+    name: str
+
+    def faces(self, picture_HWC: U8) -> list[Proposal]:
+        """Boxes of the faces of an RGB picture as shares of it, surest first."""
         ...
 
 

@@ -167,7 +167,7 @@ def _rules(db: Database, campaign: str, store: str | None, run: str | None, prec
 
     with db.read() as connection:
         of = read_campaign(connection, campaign)
-        if of.spec.form != "filter":
+        if of.spec.form != "filter" or of.spec.asks:  # rules chose clips, not subjects or pairs
             return None, None
         labels = load_labels(connection, of)
     try:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from data_schemas.tables import CANDIDATES, CAPTIONS, CLIPS, KEYFRAMES, VIDEOS
+from stages.asking import DOWN_AFTER, EndpointParams
 from stages.contract import Context, Group, Params, RetryableError, Shards, StageError, Table, stage
 from stages.curation.joins import join_stream
 from stages.curation.keyframes import FrameBatch, frame_batches, index_frames, read_frames
@@ -34,24 +35,6 @@ INSTRUCTION = (
     "These are frames of one video clip in order of time. Describe the clip in one to three English sentences: first who or what is "
     "its subject and how it looks, then what happens, then the surroundings. Say only what can be seen. Give the text alone."
 )
-DOWN_AFTER = (
-    20  # clips in a row without an answer, after which the endpoint counts as down and the stage is tried again later
-)
-
-
-class EndpointParams(Params):
-    """An endpoint that speaks OpenAI's chat completions."""
-
-    url: str = Field(description="its address up to /chat/completions, e.g. http://127.0.0.1:8000/v1")
-    model: str = Field(description="the model's name there")
-    key_env: str = Field("", description="environment variable that holds the key; empty for none")
-    timeout_s: float = Field(60.0, gt=0)
-    attempts: int = Field(5, ge=1)
-    backoff_s: float = Field(1.0, ge=0)
-    max_tokens: int = Field(300, ge=1)
-    concurrency: int = Field(8, ge=1, description="requests at once")
-    cost_in: float = Field(0.0, ge=0, description="price of a million tokens given")
-    cost_out: float = Field(0.0, ge=0, description="price of a million tokens written")
 
 
 class LocalParams(Params):
@@ -150,18 +133,19 @@ def _written(ctx: Context, params: CaptionParams, given: pa.Table) -> pa.Table:
             failed |= errors
             bar.advance(done + len(errors), failed=len(errors))
     rules = CaptionRules(params.min_words, params.max_words, params.language)
-    fresh = set(batches.clips["record_key"].to_pylist())
     name = params.endpoint.model if params.endpoint else _models(params)["captioner"]
     spent = {"requests": 0, "tokens_in": 0, "tokens_out": 0}
     parts: list[pa.Table] = [CAPTIONS.empty()]
     clips = index.clips.sort_by("record_key")
-    counted: set[str] = set()
+    asked_now = pc.is_in(clips["record_key"], value_set=batches.clips["record_key"].combine_chunks())
+    before = ""  # clips of one content are neighbours: what they cost is counted once
     for start in range(0, len(clips), 4096):
         part = clips.slice(start, 4096)
         keys = sorted({k for k in part["record_key"].to_pylist() if k not in failed})
         rows = {r["record_key"]: r for r in ctx.records.read(group, keys).to_pylist()}
         ledger, told = [], []
-        for clip_id, key in zip(part["clip_id"].to_pylist(), part["record_key"].to_pylist(), strict=True):
+        columns = (part["clip_id"], part["record_key"], asked_now.slice(start, 4096))
+        for clip_id, key, now in zip(*(column.to_pylist() for column in columns), strict=True):
             if key in failed:
                 message = failed[key]
                 ledger.append(
@@ -178,11 +162,11 @@ def _written(ctx: Context, params: CaptionParams, given: pa.Table) -> pa.Table:
             )
             if reason is None:
                 told.append({"clip_id": clip_id, "caption": text, "source": "model", "model": name})
-            if key in fresh and key not in counted:
-                counted.add(key)
+            if now and key != before:
                 spent["requests"] += row["attempts"]
                 spent["tokens_in"] += row["tokens_in"]
                 spent["tokens_out"] += row["tokens_out"]
+            before = key
         ctx.ledger(ledger)
         parts.append(CAPTIONS.table(told))
     lost = wanted.filter(pc.invert(pc.is_in(wanted, value_set=index.clips["clip_id"].combine_chunks())))
@@ -202,7 +186,7 @@ def _account(ctx: Context, params: CaptionParams, spent: Mapping[str, int]) -> N
     """What this run asked for and what that cost; captions that were there already cost nothing again."""
     cost = 0.0
     if params.endpoint:
-        cost = (spent["tokens_in"] * params.endpoint.cost_in + spent["tokens_out"] * params.endpoint.cost_out) / 1e6
+        cost = params.endpoint.cost(spent["tokens_in"], spent["tokens_out"])
     for name, value in {**spent, "cost": cost}.items():
         ctx.metric(f"caption/{name}", float(value))
     ctx.event("captioned", **spent, cost=round(cost, 6))
@@ -259,10 +243,7 @@ class CaptionActor:
 
 def _writer(params: CaptionParams) -> Writer:
     if params.endpoint is not None:
-        from models.captioners.endpoint import Endpoint, EndpointSpec
-
-        told = params.endpoint.model_dump(exclude={"concurrency", "cost_in", "cost_out"})
-        return Endpoint(EndpointSpec(**told))
+        return params.endpoint.open()
     from models.captioners.local import LocalWriter
     from models.subjects.weights import Weights
 

@@ -36,10 +36,15 @@ def write_browser(ctx: Context, folder: Path, most: int) -> dict[str, int]:
     """
     rows = _kept(ctx, most)
     total = {"pairs": ctx.dataset("pairs").count_rows(), "shown_pairs": len(rows), "refused": 0, "shown_refused": 0}
+    said = _by_reviewers(ctx, rows)
+    total["pairs"] -= said
+    total["shown_pairs"] -= said
     if ctx.has("candidates"):
         refused, total["refused"] = _refused(ctx, most)
         total["shown_refused"] = len(refused)
         rows += refused
+    total["refused"] += said
+    total["shown_refused"] += said
     parts = folder / "pairs"
     parts.mkdir(exist_ok=True)
     crops = _crops(ctx, {s for r in rows for s in (*r["refs"], *r["also"])}, parts)
@@ -112,6 +117,25 @@ def _kept(ctx: Context, most: int) -> list[dict[str, Any]]:
         }
         for r in found.to_pylist()
     ]
+
+
+def _by_reviewers(ctx: Context, rows: Sequence[dict[str, Any]]) -> int:
+    """Mark the pairs that people did not accept, and count them."""
+    if not ctx.has("pair_verdicts"):
+        return 0
+    said = {v["external_id"]: v for v in ctx.table("pair_verdicts").to_pylist() if v["verdict"] != "accept"}
+    marked = 0
+    for row in rows:
+        verdict = said.get(row["id"])
+        if verdict is not None:
+            told = ", ".join(verdict["reasons"]) or verdict["verdict"].replace("_", " ")
+            row |= {
+                "kind": "refused",
+                "reason": "refused_by_reviewers",
+                "why": f"people said: {told}. It was {row['why']}",
+            }
+            marked += 1
+    return marked
 
 
 def _why(row: Mapping[str, Any]) -> str:
@@ -188,10 +212,10 @@ def _boxed(crop: U8, mask: U8) -> bytes:
     """The crop with its background faded, so that both the subject and where it stood are seen."""
     import cv2
 
+    from models.subjects.frames import faded
     from models.subjects.propose import fit
 
-    faded = np.where((mask > 127)[..., None], crop, (crop.astype(np.uint16) + 3 * 235) // 4).astype(np.uint8)
-    _, encoded = cv2.imencode(".jpg", fit(faded, SIDE)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
+    _, encoded = cv2.imencode(".jpg", fit(faded(crop, mask, 0.25), SIDE)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
     return bytes(encoded.tobytes())
 
 

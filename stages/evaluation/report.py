@@ -41,6 +41,7 @@ OPTIONAL: dict[str, Artifact] = {
     "subjects": Table(tables.SUBJECTS),
     "pairs": Table(tables.PAIRS),
     "candidates": Table(tables.PAIR_CANDIDATES),
+    "pair_verdicts": Table(tables.VERDICTS),
     "samples": Table(tables.SAMPLES),
     "sample_videos": Files("videos"),
     "metrics": Table(tables.METRICS),

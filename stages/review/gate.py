@@ -45,12 +45,10 @@ REAL_FAKE_GUIDELINES = """Which video is better as a video: does it move and loo
 Both bad: neither is usable. Broken: a video is noise, black, or stops."""
 
 
-class GateParams(Params):
-    """Settings that all gates share. See ``CampaignSpec`` for the policies."""
+class CampaignParams(Params):
+    """Settings that all campaigns share. See ``CampaignSpec`` for the policies."""
 
-    reviewer: Reviewer = Field(
-        PEOPLE, description="who answers: people on the review page, or a scripted reviewer, named in every decision"
-    )
+    reviewer: str
     overlap: int = Field(1, ge=1, le=20, description="people who judge each item")
     aggregation: Literal["unanimous", "majority", "lead"] = Field(
         "majority", description="how answers become a verdict"
@@ -71,10 +69,18 @@ class GateParams(Params):
     )
 
     @model_validator(mode="after")
-    def _one_script(self) -> GateParams:
-        if self.reviewer != PEOPLE and self.overlap > 1:
+    def _one_script(self) -> CampaignParams:
+        if self.reviewer.startswith("script:") and self.overlap > 1:
             raise ValueError("a scripted reviewer answers each item once: set overlap to 1, or reviewer to people")
         return self
+
+
+class GateParams(CampaignParams):
+    """Settings of the gates that always ask."""
+
+    reviewer: Reviewer = Field(
+        PEOPLE, description="who answers: people on the review page, or a scripted reviewer, named in every decision"
+    )
 
 
 class ReviewClipsParams(GateParams):
@@ -174,15 +180,17 @@ class Gate:
     def __init__(
         self,
         ctx: Context,
-        params: GateParams,
+        params: CampaignParams,
         form: Form,
         title: str,
         guidelines: str,
         reasons: Sequence[str],
+        asks: str = "",
     ) -> None:
         self.ctx, self.params = ctx, params
         self.by_people = params.reviewer == PEOPLE
         self.form, self.title, self.guidelines, self.reasons = form, title, guidelines, tuple(reasons)
+        self.asks = asks
         self.verdicts: pa.Table = VERDICTS.empty()
 
     @property
@@ -194,6 +202,7 @@ class Gate:
             campaign_id=f"{name}-{self.ctx.fingerprint[-24:]}",
             form=self.form,
             title=self.title,
+            asks=self.asks,
             guidelines=self.guidelines,
             reasons=self.reasons,
             overlap=self.params.overlap,

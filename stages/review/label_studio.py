@@ -30,7 +30,7 @@ from stages.review.schema import item
 from stages.review.spec import LIKERT_RUBRIC, CampaignSpec, Dimension, NewItem, digest, item_id
 
 _MEDIA = ("media", "winner", "loser", "a", "b", "reference")
-_MEDIA_LISTS = ("keyframes", "references")
+_MEDIA_LISTS = ("keyframes", "references", "pictures")
 _URL = "/media/"
 _META = ("stratum", "inclusion_probability", "priority", "uncertainty")
 _UNNAMED = 9  # reason tags that a campaign can have
@@ -129,7 +129,12 @@ def label_config(spec: CampaignSpec) -> str:
         if spec.form == "consis":
             lines.append(choice("rest_same", "pair", ("yes", "no"), required=False))
     else:
-        lines = ['  <Video name="video" value="$media"/>']
+        # A campaign with a question of its own shows pictures, and the clip only where it asks about one.
+        lines = (
+            ['  <Video name="video" value="$media"/>']
+            if not spec.asks
+            else ['  <Image name="video" valueList="$pictures"/>']
+        )
         if spec.form == "filter":
             lines.append(choice("decision", "video", ("accept", "reject")))
         for one in spec.rubric:
@@ -255,7 +260,7 @@ def _item(task: Mapping[str, Any], number: int, form: Form, media: MediaStore, f
     external_id = str(data.pop("external_id", task.get("id", number)))
     if "video" in data and "media" not in data:
         data["media"] = data.pop("video")  # what Label Studio's own templates call it
-    needed = sides(form) if kind_of(form) == "pairwise" else ("media",)
+    needed = sides(form) if kind_of(form) == "pairwise" else () if data.get("pictures") else ("media",)
     missing = [name for name in needed if not data.get(name)]
     if missing:
         raise ReviewError(f"Task {external_id}: a {form} task needs {' and '.join(missing)} in its data.")

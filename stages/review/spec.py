@@ -56,6 +56,8 @@ LIKERT_RUBRIC = (
 class CampaignSpec(BaseModel):
     """Everything that a campaign is, beside its items.
 
+    ``asks`` is the question on the page, empty for the form's own: of a filter, whether a clip that the rules chose belongs in the
+    training set.
     ``overlap`` is how many people judge each item. ``skip_policy`` says what a skip does: ``count`` takes it for an
     answer (the item ends in_review), ``others`` leaves the item to other people, ``me`` asks the same person again at
     the end. ``aggregation``: ``unanimous`` and ``majority`` leave a disagreement in_review; ``lead`` waits for a lead,
@@ -70,6 +72,7 @@ class CampaignSpec(BaseModel):
     campaign_id: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,128}$")
     form: Form
     title: str
+    asks: str = ""
     guidelines: str
     reasons: tuple[str, ...] = Field(default=(), max_length=9)  # one digit key each
     skip_reasons: tuple[str, ...] = Field(default=("does not play", "cannot tell", "other"), max_length=9)
@@ -111,7 +114,9 @@ class CampaignSpec(BaseModel):
     @property
     def rubric_digest(self) -> str:
         """Digest of all that tells people how to judge: an answer given under another one is not the same answer."""
-        return digest("rubric", self.form, self.guidelines, self.reasons, [one.model_dump() for one in self.rubric])
+        asked = [self.asks] if self.asks else []
+        scale = [one.model_dump() for one in self.rubric]
+        return digest("rubric", self.form, self.guidelines, self.reasons, scale, *asked)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from stages.review.answers import HIGHEST, LOWEST, Form, sides
 from stages.review.spec import Aggregation, CampaignSpec
 
@@ -25,3 +28,8 @@ def decided(spec: CampaignSpec, said: Sequence[str]) -> tuple[str, ...] | None:
     """The conclusions that together decide among those ``said``, or None when the rule finds no decision."""
     best = max(agreeing(spec.form), key=lambda group: sum(one in group for one in said))
     return best if said and enough(spec.aggregation, sum(one in best for one in said), len(said)) else None
+
+
+def refused(verdicts: pa.Table) -> pa.Array:
+    """What a filter campaign asked about and did not accept, be it that people disagreed: it does not train. external_ids."""
+    return verdicts.filter(pc.not_equal(verdicts["verdict"], "accept"))["external_id"].combine_chunks()

@@ -21,8 +21,9 @@ def item_view(form: Form, claimed: Claimed) -> dict[str, Any]:
     if form == "filter":
         return {
             "id": claimed.item_id,
-            "videos": [_url(payload["media"])],
-            "pictures": [_url(name) for name in payload.get("keyframes") or ()],
+            "videos": [_url(payload["media"])] if payload.get("media") else [],
+            "pictures": [_url(name) for name in payload.get("pictures") or payload.get("keyframes") or ()],
+            "labels": payload.get("labels") or [],
             "text": payload.get("caption"),
             "fps": payload.get("fps") or 24.0,
             "draft": None,

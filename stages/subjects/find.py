@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from stages.subjects.faces import FACE
+
 if TYPE_CHECKING:
     from models.subjects.load import Models
-    from models.subjects.protocols import U8, Proposal, Region
+    from models.subjects.protocols import U8, Box, Proposal, Region
     from models.subjects.rules import Rules
 
 FOUND = pa.schema(
@@ -30,6 +33,7 @@ FOUND = pa.schema(
         ("completeness", pa.float64()),
         ("sharpness", pa.float64()),
         ("background", pa.list_(pa.float32())),
+        ("part", pa.string()),
     ]
 )
 
@@ -47,6 +51,7 @@ class Payload:
 
 NEIGHBOUR_S = 0.12  # far enough for motion to show, near enough for flow to follow
 SPREAD = 7  # evenly spread frames from which the temporal median is taken
+FACE_PX = 24  # least side of a face that is worth a row: smaller ones show nobody
 ON_TRACK = 0.3  # IoU of boxes below which what was found is not what was followed there
 
 
@@ -60,6 +65,7 @@ class Finder:
         self.rules = rules
         self.grounder, self.segmenter = models.load_grounder(), models.load_segmenter()
         self.tracker, self.encoder = models.load_tracker(), models.load_encoder()
+        self.faces = models.load_faces()
 
     def __call__(self, payload: Payload) -> Mapping[str, Any]:
         from models.subjects.rules import judge, unambiguous
@@ -82,10 +88,15 @@ class Finder:
                 named = region.phrase or (payload.phrases[0] if rank == 0 and payload.phrases else None)
                 number = payload.phrases.index(region.phrase) if region.phrase in payload.phrases else rank
                 rows.append(self._row(frames[index], region, times[index], number, named))
+                face = self._face(frames[index], region)
+                if face is not None:
+                    whose = {"part": FACE, "appearance": f"the face of {named or 'the subject'}"}
+                    rows.append({**self._row(frames[index], face, times[index], number, named), **whose})
         table = pa.Table.from_pylist(rows, schema=FOUND)
         return {
             "found": packed(table),
             "reason": "" if rows else most_common(reasons or ["no_subject"]),
+            "dropped": ", ".join(f"{n} {name}" for name, n in sorted(Counter(reasons).items())),
             "reader": reader,
         }
 
@@ -117,6 +128,31 @@ class Finder:
                     regions.append(Region(box, masks[index], best.confidence, phrase))
         return dropped
 
+    def _face(self, frame: U8, region: Region) -> Region | None:
+        """The surest face of a subject whose middle lies on the subject itself, with as much of the mask as its box holds."""
+        import numpy as np
+
+        from models.subjects.protocols import Region
+
+        if self.faces is None:
+            return None
+        height, width = frame.shape[:2]
+        crop = frame[_cut(region.box, height, width)]
+        rows, columns = crop.shape[:2]
+        x0, y0 = round(region.box[0] * width), round(region.box[1] * height)
+        for face in self.faces.faces(crop):
+            left, top, right, bottom = (v * side for v, side in zip(face.box, (columns, rows) * 2, strict=True))
+            box = ((x0 + left) / width, (y0 + top) / height, (x0 + right) / width, (y0 + bottom) / height)
+            down, along = min(height - 1, int(y0 + (top + bottom) / 2)), min(width - 1, int(x0 + (left + right) / 2))
+            middle = region.mask[down, along]
+            if middle <= 127 or min(right - left, bottom - top) < FACE_PX:
+                continue
+            mask = np.zeros_like(region.mask)
+            inside = _cut(box, height, width)
+            mask[inside] = region.mask[inside]
+            return Region(box, mask, face.confidence, region.phrase)
+        return None
+
     def _row(self, frame: U8, region: Region, time_s: float, number: int, phrase: str | None) -> dict[str, object]:
         import numpy as np
 
@@ -127,11 +163,7 @@ class Finder:
         from models.subjects.quality import completeness, sharpness
 
         height, width = frame.shape[:2]
-        x0, y0, x1, y1 = region.box
-        cut = (
-            slice(round(y0 * height), max(round(y0 * height) + 1, round(y1 * height))),
-            slice(round(x0 * width), max(round(x0 * width) + 1, round(x1 * width))),
-        )
+        cut = _cut(region.box, height, width)
         crop, mask = np.ascontiguousarray(frame[cut]), np.ascontiguousarray(region.mask[cut])
         return {
             "time_s": time_s,
@@ -147,7 +179,17 @@ class Finder:
             "completeness": completeness(region.mask),
             "sharpness": sharpness(crop, mask),
             "background": surroundings(frame, region.mask).tolist(),
+            "part": None,
         }
+
+
+def _cut(box: Box, height: int, width: int) -> tuple[slice, slice]:
+    """The rows and columns of a box, at least one of each."""
+    x0, y0, x1, y1 = box
+    return (
+        slice(round(y0 * height), max(round(y0 * height) + 1, round(y1 * height))),
+        slice(round(x0 * width), max(round(x0 * width) + 1, round(x1 * width))),
+    )
 
 
 def read(payload: Payload) -> tuple[U8, list[float], list[int], str]:

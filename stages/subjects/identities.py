@@ -21,7 +21,9 @@ F64 = NDArray[np.float64]
 
 _BATCH = 16_384
 _TEXT = ("subject_id", "origin", "clip_id", "video_id", "phrase", "appearance")
-_OPTIONAL: Mapping[str, pa.DataType] = {"subject": pa.int32(), "appearance": pa.string(), "sharpness": pa.float64()}
+_OPTIONAL: Mapping[str, pa.DataType] = {
+    "subject": pa.int32(), "appearance": pa.string(), "sharpness": pa.float64(), "part": pa.string(),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,15 @@ def clip_columns(subset: pads.Dataset, dedupe: pads.Dataset | None, captions: pa
 
 
 def load(
-    subjects: pads.Dataset, clips: pa.Table, *, names_must_agree: bool
+    subjects: pads.Dataset, clips: pa.Table, *, names_must_agree: bool, refused: pa.Array
 ) -> tuple[Clips, Crops, Identities, list[pa.Table]]:
     """Clips, crops, identities, and ledger rows of the crops that are none of a main subject.
 
     Of one subject at one instant the largest crop counts. A crop of a clip outside the subset is ``clip_not_in_subset``, one
-    that nothing names beside one that is named (or beside a larger one) ``secondary_subject``.
+    that nothing names beside one that is named (or beside a larger one) ``secondary_subject``, a face ``face``, and one of
+    ``refused`` (subject_ids) ``refused_by_reviewers``.
     """
-    names = [*_TEXT, "time_s", "area", "subject", "sharpness"]
+    names = [*_TEXT, "time_s", "area", "subject", "sharpness", "part"]
     stored = set(subjects.schema.names)
     about = subjects.to_table(columns=[n for n in names if n in stored]).append_column(
         "row", pa.array(np.arange(subjects.count_rows()))
@@ -107,6 +110,13 @@ def load(
     for name, kind in _OPTIONAL.items():
         if name not in stored:
             about = about.append_column(name, pa.nulls(len(about), kind))
+    face, out = pc.is_valid(about["part"]), pc.is_in(about["subject_id"], value_set=refused)
+    ledger = [
+        _rejected(about.filter(face), "face"),
+        _rejected(about.filter(pc.and_(out, pc.invert(face))), "refused_by_reviewers"),
+    ]
+    if any(len(rows) for rows in ledger):
+        about = about.filter(pc.invert(pc.or_(face, out)))
     owner = pc.coalesce(about["clip_id"], about["video_id"])
     about = about.append_column("owner", owner).append_column(
         "number", pc.fill_null(about["subject"], 0).cast(pa.int64())
@@ -122,7 +132,7 @@ def load(
     again = np.zeros(len(about), bool)
     again[1:] = (code[1:] == code[:-1]) & (number[1:] == number[:-1]) & (time[1:] == time[:-1])
     second = again | ((number > 0) & (_numbers(about["unnamed"]) > 0))
-    ledger = [
+    ledger += [
         _rejected(about.filter(pa.array(outside)), "clip_not_in_subset"),
         _rejected(about.filter(pa.array(second & ~outside)), "secondary_subject"),
     ]

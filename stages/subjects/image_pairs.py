@@ -21,7 +21,9 @@ from pydantic import Field
 
 from data_schemas.ids import short_hash
 from data_schemas.tables import PAIRS, SUBJECTS, SUBSET
-from stages.contract import Artifact, Context, Files, NotEnoughRows, Params, StageError, Table, World, stage
+from stages.contract import Artifact, Context, Files, Group, NotEnoughRows, Params, StageError, Table, World, stage
+from stages.subjects.find import packed, unpacked
+from stages.work import Item, content_key, run_items
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,6 +36,7 @@ KINDS: dict[str, Artifact] = {
     "subjects": Table(SUBJECTS),
 }
 SCORES = ("compositeStructure", "objectConsistency", "imageQuality")
+PORTION = 64  # sheets in one record: tens of megabytes, and what is done again after a kill
 CHUNK = 256
 
 
@@ -66,7 +69,7 @@ def _world(params: ImagePairParams, world: World) -> dict[str, str]:
 
 @stage(
     name="image_pairs",
-    version="1",
+    version="2",
     params=ImagePairParams,
     inputs=KINDS,
     outputs=KINDS,
@@ -74,51 +77,96 @@ def _world(params: ImagePairParams, world: World) -> dict[str, str]:
     world=_world,
 )
 def image_pairs(ctx: Context, params: ImagePairParams) -> None:
-    """One row of kind image_pair for each sheet that is good enough, after the rows that were given, if any were."""
+    """One row of kind image_pair for each sheet that is good enough, after the rows that were given, if any were.
+
+    ``PORTION`` sheets are a record of the store: a stage that was killed goes on behind the last, and a file that is added costs
+    its own sheets.
+    """
     folder, uri = ctx.folder("media"), ctx.final_uri("media")
     if ctx.has("subset"):
         _pass_on(ctx, folder, uri)
+    how = {**params.model_dump(mode="json", include={"min_quality", "held_out", "reference_token"}), "seed": ctx.seed}
+    portions = list(_portions(_files(params.table), params.limit))
+    work = run_items(
+        ctx,
+        group=Group("sheets", ctx.recipe("sheets", "1", how)),
+        items=[Item(portion.key, str(number), portion) for number, portion in enumerate(portions)],
+        make=SheetReader,
+        init={"params": params, "seed": ctx.seed},
+        unit="portions",
+        batch=1,
+    )
+    for outcome in work.failed.values():
+        raise StageError(f"{portions[int(outcome.record_id)].file}: {outcome.error_message}")
     made = 0
     first_reason: str | None = None
-    rows: dict[str, list[dict[str, object]]] = {"subset": [], "subjects": [], "pairs": []}
-    ledger: list[dict[str, object]] = []
-    files = _files(params.table)
-    with ctx.progress(_count(files), "sheets") as bar:
-        for number, sheet in enumerate(_sheets(files)):
-            if params.limit is not None and number >= params.limit:
-                break
-            line: dict[str, object] = {"record_id": short_hash("sheet", sheet.name), "status": "accepted"}
-            reason = _refused(sheet, params.min_quality)
-            if reason is None:
-                try:
-                    one = _rows(sheet, folder, uri, params, ctx.seed)
-                except (ValueError, OSError) as error:
-                    line |= {"status": "failed", "error_type": type(error).__name__, "error_message": str(error)}
-                    reason = str(error)
-                else:
-                    made += 1
-                    for name, row in one.items():
-                        rows[name].append(row)
-            else:
-                line |= {"status": "rejected", "reason": reason}
-            first_reason = first_reason or reason
-            ledger.append(line)
-            bar.advance(failed=int(line["status"] == "failed"))
-            if len(ledger) >= CHUNK:
-                _flush(ctx, rows, ledger)
-    _flush(ctx, rows, ledger)
+    for row in work.rows(ctx, [str(number) for number in range(len(portions))], chunk=1):
+        found = {name: unpacked(row[name]) for name in ("media", "ledger", "subset", "subjects", "pairs")}
+        for picture in found["media"].to_pylist():
+            (folder / picture["name"]).write_bytes(picture["content"])
+        names = found["subset"]["media_uri"].to_pylist()
+        at = found["subset"].schema.get_field_index("media_uri")
+        placed = pa.array([f"{uri}/{name}" for name in names], pa.string())
+        found["subset"] = found["subset"].set_column(at, found["subset"].schema.field(at), placed)
+        for name in ("subset", "subjects", "pairs"):
+            ctx.write(name, found[name])
+        ctx.ledger(found["ledger"].to_pylist())
+        made += len(found["pairs"])
+        why = (
+            found["ledger"]["reason"].drop_null().to_pylist() + found["ledger"]["error_message"].drop_null().to_pylist()
+        )
+        first_reason = first_reason or (why[0] if why else None)
     if not made:
         raise NotEnoughRows(
             f"usable image pairs in {params.table}", 1, 0, f"First reason: {first_reason or 'no sheets'}."
         )
 
 
-def _flush(ctx: Context, rows: dict[str, list[dict[str, object]]], ledger: list[dict[str, object]]) -> None:
-    for name, schema in (("subset", SUBSET), ("subjects", SUBJECTS), ("pairs", PAIRS)):
-        ctx.write(name, schema.table(rows[name]))
-        rows[name].clear()
-    ctx.ledger(ledger)
-    ledger.clear()
+@dataclass(frozen=True)
+class Portion:
+    """Sheets ``[start, start + count)`` of a file, and what tells this content from any other."""
+
+    file: str
+    start: int
+    count: int
+    key: str
+
+
+class SheetReader:
+    """``reader(portion)`` gives the rows of all tables, the pictures and the ledger of its sheets, each as Arrow IPC bytes."""
+
+    def __init__(self, params: ImagePairParams, seed: int) -> None:
+        self.params, self.seed = params, seed
+
+    def __call__(self, portion: Portion) -> Mapping[str, bytes]:
+        rows: dict[str, list[dict[str, object]]] = {"subset": [], "subjects": [], "pairs": []}
+        media: list[dict[str, object]] = []
+        ledger: list[dict[str, object]] = []
+        for sheet in _sheets(portion):
+            line: dict[str, object] = {"record_id": short_hash("sheet", sheet.name), "status": "accepted"}
+            reason = _refused(sheet, self.params.min_quality)
+            if reason is not None:
+                line |= {"status": "rejected", "reason": reason}
+            else:
+                try:
+                    shown, one = _rows(sheet, self.params, self.seed)
+                except (ValueError, OSError) as error:
+                    line |= {"status": "failed", "error_type": type(error).__name__, "error_message": str(error)}
+                else:
+                    media.append({"name": one["subset"]["media_uri"], "content": shown})
+                    for name, row in one.items():
+                        rows[name].append(row)
+            ledger.append(line)
+        tables = {"subset": SUBSET, "subjects": SUBJECTS, "pairs": PAIRS}
+        return {
+            "media": packed(pa.Table.from_pylist(media, schema=_MEDIA)),
+            "ledger": packed(pa.Table.from_pylist(ledger, schema=_LEDGER)),
+            **{name: packed(schema.table(rows[name])) for name, schema in tables.items()},
+        }
+
+
+_MEDIA = pa.schema([("name", pa.string()), ("content", pa.large_binary())])
+_LEDGER = pa.schema([(n, pa.string()) for n in ("record_id", "status", "reason", "error_type", "error_message")])
 
 
 def _pass_on(ctx: Context, folder: Path, uri: str) -> None:
@@ -164,7 +212,8 @@ def halves(sheet: Image.Image) -> tuple[Image.Image, Image.Image]:
     return left, right
 
 
-def _rows(sheet: Sheet, folder: Path, uri: str, params: ImagePairParams, seed: int) -> dict[str, dict[str, object]]:
+def _rows(sheet: Sheet, params: ImagePairParams, seed: int) -> tuple[bytes, dict[str, dict[str, object]]]:
+    """The target as PNG and a row of each table; the address in ``subset`` is only the file's name."""
     from PIL import Image
 
     from models.subjects.prompts import clean, compose
@@ -172,7 +221,6 @@ def _rows(sheet: Sheet, folder: Path, uri: str, params: ImagePairParams, seed: i
     reference, target = halves(Image.open(io.BytesIO(sheet.image)).convert("RGB"))
     shown, crop = _png(target), _png(reference)
     digest = hashlib.sha256(shown).hexdigest()
-    (folder / f"{digest[:24]}.png").write_bytes(shown)
     video, clip = short_hash("sheet", sheet.name), short_hash("sheet target", sheet.name)
     subject = short_hash("sheet reference", sheet.name)
     phrase, caption = clean(sheet.item or ""), clean(sheet.target or "")
@@ -180,11 +228,11 @@ def _rows(sheet: Sheet, folder: Path, uri: str, params: ImagePairParams, seed: i
     # The item, not the sheet, is drawn: sheets of one item are of one subject or of its like.
     draw = int(short_hash("split", seed, phrase.lower()), 16) / 16**20
     told = {"subject_id": subject, "phrase": phrase, "appearance": look, "origin": "photo", "video_id": video}
-    return {
+    rows: dict[str, dict[str, object]] = {
         "subset": {
             "clip_id": clip,
             "video_id": video,
-            "media_uri": f"{uri}/{digest[:24]}.png",
+            "media_uri": f"{digest[:24]}.png",
             "media_sha256": digest,
             "media_bytes": len(shown),
             "caption": caption,
@@ -220,8 +268,10 @@ def _rows(sheet: Sheet, folder: Path, uri: str, params: ImagePairParams, seed: i
             "same_source": False,
             "same_shot": False,
             "split": "held_out" if draw < params.held_out else "train",
+            "prompt_by": "template",
         },
     }
+    return shown, rows
 
 
 def _png(picture: Image.Image) -> bytes:
@@ -250,45 +300,78 @@ def _stamp(file: Path) -> str:
     return f"{file} {status.st_size} {status.st_mtime_ns}"
 
 
-def _count(files: list[Path]) -> int:
-    if files[0].suffix == ".jsonl":
-        with files[0].open("rb") as opened:
-            return sum(1 for _ in opened)
-    return sum(pq.read_metadata(f).num_rows for f in files)
-
-
-def _sheets(files: list[Path]) -> Iterator[Sheet]:
+def _portions(files: list[Path], limit: int | None) -> Iterator[Portion]:
+    """All sheets, at most ``limit``, in order. Raises ``StageError`` for a file without the columns, or a line that is none."""
+    left = limit
     for file in files:
         if file.suffix == ".jsonl":
-            yield from _of_folder(file)
-            continue
-        reader = pq.ParquetFile(file)
-        missing = {"image", "description"} - set(reader.schema_arrow.names)
-        if missing:
-            raise StageError(
-                f"{file} has no column {', '.join(sorted(missing))}; Subjects-200K has image, description and quality_assessment"
-            )
-        wanted = [n for n in ("image", "description", "quality_assessment") if n in reader.schema_arrow.names]
-        number = 0
-        for batch in reader.iter_batches(batch_size=32, columns=wanted):
-            for row in batch.to_pylist():
-                image = row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]
-                yield _sheet(f"{file.name}:{number}", image or b"", row)
-                number += 1
+            lines = file.read_text(encoding="utf-8").splitlines()
+            count = len(lines)
+        else:
+            lines = []
+            metadata = pq.read_metadata(file)
+            count = metadata.num_rows
+            missing = {"image", "description"} - set(metadata.schema.to_arrow_schema().names)
+            if missing:
+                raise StageError(
+                    f"{file} has no column {', '.join(sorted(missing))}; Subjects-200K has image, description and quality_assessment"
+                )
+        count = count if left is None else min(left, count)
+        left = None if left is None else left - count
+        for start in range(0, count, PORTION):
+            end = min(start + PORTION, count)
+            # Of a folder the lines and the pictures count, so that an added sheet costs its own portion.
+            told = [_line_stamp(file, n, lines[n]) for n in range(start, end)] if lines else [_stamp(file)]
+            yield Portion(str(file), start, end - start, content_key(start, end, *told))
 
 
-def _of_folder(metadata: Path) -> Iterator[Sheet]:
-    for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            name = row["file_name"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise StageError(f"{metadata}, line {number}: no JSON object with file_name ({error})") from error
-        file = metadata.parent / name
-        inside = file.resolve().is_relative_to(metadata.parent.resolve()) and file.is_file()
-        yield _sheet(name, file.read_bytes() if inside else b"", row)
+def _line_stamp(metadata: Path, number: int, line: str) -> str:
+    row = _line(metadata, number, line)
+    picture = None if row is None else _beside(metadata, row["file_name"])
+    return f"{line} {_stamp(picture) if picture else ''}"
+
+
+def _line(metadata: Path, number: int, line: str) -> dict[str, Any] | None:
+    """A line of metadata.jsonl (``number`` from 0), None for an empty one. Raises ``StageError`` for one that is none."""
+    if not line.strip():
+        return None
+    try:
+        row: dict[str, Any] = json.loads(line)
+        str(row["file_name"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise StageError(f"{metadata}, line {number + 1}: no JSON object with file_name ({error})") from error
+    return row
+
+
+def _beside(metadata: Path, name: str) -> Path | None:
+    """The file of this name below the folder; none that a name could lead to elsewhere."""
+    file = metadata.parent / name
+    return file if file.resolve().is_relative_to(metadata.parent.resolve()) and file.is_file() else None
+
+
+def _sheets(portion: Portion) -> Iterator[Sheet]:
+    file, end = Path(portion.file), portion.start + portion.count
+    if file.suffix == ".jsonl":
+        lines = file.read_text(encoding="utf-8").splitlines()
+        for number in range(portion.start, end):
+            row = _line(file, number, lines[number])
+            if row is not None:
+                picture = _beside(file, row["file_name"])
+                yield _sheet(row["file_name"], picture.read_bytes() if picture else b"", row)
+        return
+    reader = pq.ParquetFile(file)
+    wanted = [n for n in ("image", "description", "quality_assessment") if n in reader.schema_arrow.names]
+    sizes = [reader.metadata.row_group(n).num_rows for n in range(reader.num_row_groups)]
+    starts = [sum(sizes[:n]) for n in range(len(sizes))]
+    # Only the row groups that hold the portion are read, and of these only its rows are made Python's.
+    groups = [n for n in range(len(sizes)) if starts[n] < end and starts[n] + sizes[n] > portion.start]
+    at = starts[groups[0]]
+    for batch in reader.iter_batches(batch_size=PORTION, row_groups=groups, columns=wanted):
+        low, high = max(portion.start - at, 0), min(end - at, batch.num_rows)
+        for number, row in enumerate(batch.slice(low, max(0, high - low)).to_pylist(), at + low):
+            image = row["image"]["bytes"] if isinstance(row["image"], dict) else row["image"]
+            yield _sheet(f"{file.name}:{number}", image or b"", row)
+        at += batch.num_rows
 
 
 def _sheet(name: str, image: bytes, row: Mapping[str, Any]) -> Sheet:

@@ -11,10 +11,13 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from data_schemas.ids import short_hash
-from data_schemas.tables import CAPTIONS, DEDUPE, PAIR_CANDIDATES, PAIRS, SUBJECTS, SUBSET
+from data_schemas.tables import CAPTIONS, DEDUPE, PAIR_CANDIDATES, PAIRS, SUBJECTS, SUBSET, VERDICTS
+from stages.asking import EndpointParams, Spent
 from stages.contract import Context, NotEnoughRows, Params, Table, stage
 
 if TYPE_CHECKING:
+    from stages.subjects.check import Checked
+    from stages.subjects.crop_files import CropFiles
     from stages.subjects.drafts import Draft
     from stages.subjects.identities import Clips, Crops, Identities
     from stages.subjects.retrieve import Candidates
@@ -49,6 +52,12 @@ class PairParams(Params):
     largest_identity: float = Field(
         0.5, gt=0, le=1, description="largest share of the videos that likeness alone may tie to one side of the split"
     )
+    check: EndpointParams | None = Field(
+        None, description="a vision-language model that must call every cross-pair reference the same subject"
+    )
+    rephraser: EndpointParams | None = Field(
+        None, description="a vision-language model that writes the prompts; without it, or where it fails, templates do"
+    )
     reference_token: str = Field("", description="put before each bound phrase, e.g. <cls>; empty for none")
     min_in_pair: int = Field(1, ge=0, description="in-pair samples without which the pipeline stops here")
     min_cross_pair: int = Field(1, ge=0, description="cross-pair samples without which the pipeline stops here")
@@ -62,16 +71,25 @@ class PairParams(Params):
 
 @stage(
     name="pairs",
-    version="2",
+    version="3",
     params=PairParams,
-    inputs={"subset": Table(SUBSET), "subjects": Table(SUBJECTS), "dedupe": Table(DEDUPE), "captions": Table(CAPTIONS)},
+    inputs={
+        "subset": Table(SUBSET),
+        "subjects": Table(SUBJECTS),
+        "dedupe": Table(DEDUPE),
+        "captions": Table(CAPTIONS),
+        "verdicts": Table(VERDICTS),
+    },
     outputs={"pairs": Table(PAIRS), "candidates": Table(PAIR_CANDIDATES)},
-    optional=("dedupe", "captions"),
+    optional=("dedupe", "captions", "verdicts"),
 )
 def pairs(ctx: Context, params: PairParams) -> None:
     """Pair every clip with crops of itself and with crops of the same identity from elsewhere."""
     import numpy as np
 
+    from stages.review.verdict_rules import refused
+    from stages.subjects.check import Checked, check
+    from stages.subjects.crop_files import CropFiles
     from stages.subjects.identities import clip_columns, load
     from stages.subjects.retrieve import Bounds, candidates, settle
     from stages.subjects.split import components, links, split
@@ -81,7 +99,10 @@ def pairs(ctx: Context, params: PairParams) -> None:
         ctx.dataset("dedupe") if ctx.has("dedupe") else None,
         ctx.dataset("captions") if ctx.has("captions") else None,
     )
-    clips, crops, identities, ledger = load(ctx.dataset("subjects"), table, names_must_agree=params.names_must_agree)
+    verdicts = ctx.table("verdicts") if ctx.has("verdicts") else VERDICTS.empty()
+    clips, crops, identities, ledger = load(
+        ctx.dataset("subjects"), table, names_must_agree=params.names_must_agree, refused=refused(verdicts)
+    )
     for rows in ledger:
         _ledger(ctx, rows)
     bounds = Bounds(params.lower, params.upper, params.background, params.source)
@@ -99,10 +120,15 @@ def pairs(ctx: Context, params: PairParams) -> None:
         held_out=int(drawn.held_out.sum()),
         identity_links_cut=drawn.cut,
     )
-    found = settle(found, identities, drawn.held_out[identities.video], params.cross_pair_per_clip)
-    samples = SampleWriter(ctx, params, clips, crops, identities, found, drawn)
+    files = CropFiles(ctx)
+    held_out, most = drawn.held_out[identities.video], params.cross_pair_per_clip
+    if params.check is None:
+        checked = Checked(settle(found, identities, held_out, most))
+    else:
+        checked = check(ctx, params.check, files, found, crops, identities, held_out, most)
+    samples = SampleWriter(ctx, params, clips, crops, identities, checked.found, drawn, files)
     samples.write()
-    _tell_candidates(ctx, params.candidates_told, crops, identities, found)
+    _tell_candidates(ctx, params.candidates_told, crops, identities, checked)
     samples.enough()
 
 
@@ -118,13 +144,15 @@ class SampleWriter:
         identities: Identities,
         found: Candidates,
         drawn: Split,
+        files: CropFiles,
     ) -> None:
         import numpy as np
 
         self.ctx, self.params, self.clips, self.crops = ctx, params, clips, crops
-        self.identities, self.found, self.drawn = identities, found, drawn
+        self.identities, self.found, self.drawn, self.files = identities, found, drawn, files
         self.used = np.zeros(len(crops.identity), bool)
         self.counts: Counter[str] = Counter()
+        self.spent = Spent()
         self.why: dict[str, Counter[str]] = {"in_pair": Counter(), "cross_pair": Counter()}
         # Why a clip has no cross-pair; with a ! before it, why it has no pair at all.
         self.ended: list[str | None] = [None] * len(clips.table)
@@ -135,6 +163,8 @@ class SampleWriter:
             self.ctx.write("pairs", PAIRS.table(self._rows(drafts)))
         if not self.counts:
             self.ctx.write("pairs", PAIRS.empty())
+        if self.params.rephraser is not None:
+            self.spent.tell(self.ctx, "rephraser", self.params.rephraser)
         self._tell()
 
     def _drafts(self) -> Iterator[Draft]:
@@ -216,9 +246,16 @@ class SampleWriter:
                     "same_shot": draft.kind == "in_pair",
                     "background": max(grounds) if grounds else None,
                     "split": "held_out" if self.drawn.held_out[self.clips.video[draft.clip]] else "train",
+                    "prompt_by": "template",
                 }
             )
             self.counts[draft.kind] += 1
+        if self.params.rephraser is not None:
+            from stages.subjects.rephrasing import rephrased
+
+            captions, token = clips["caption"].to_pylist(), self.params.reference_token
+            told = rephrased(self.ctx, self.params.rephraser, self.files, rows, captions, token, self.spent)
+            self.ctx.ledger(told)
         return rows
 
     def _tell(self) -> None:
@@ -267,12 +304,14 @@ class SampleWriter:
                 )
 
 
-def _tell_candidates(ctx: Context, told: int, crops: Crops, identities: Identities, found: Candidates) -> None:
-    """The most alike candidates of each subject of a clip, and every reference, in the table and in the ledger."""
+def _tell_candidates(ctx: Context, told: int, crops: Crops, identities: Identities, checked: Checked) -> None:
+    """The most alike candidates of each subject of a clip, every reference, and all that a model was asked about, in the
+    table and in the ledger."""
     import numpy as np
 
-    from stages.subjects.retrieve import NONE, REASONS
+    from stages.subjects.retrieve import CODE, NONE, REASONS
 
+    found = checked.found
     names = np.array([None, *REASONS], object)
     ids, videos = crops.about["subject_id"].combine_chunks(), crops.about["video_id"].combine_chunks()
     owners = crops.about["clip_id"].combine_chunks()
@@ -282,7 +321,8 @@ def _tell_candidates(ctx: Context, told: int, crops: Crops, identities: Identiti
     for start in range(0, len(targets), step):
         mine = targets[start : start + step]
         reason, row = found.reason[mine], found.row[mine]
-        query, place = np.nonzero((reason != NONE) & ((np.arange(row.shape[1]) < told) | (reason == 0)))
+        asked = np.isin(reason, [0, int(CODE["not_checked"]), int(CODE["another_by_the_model"])])
+        query, place = np.nonzero((reason != NONE) & ((np.arange(row.shape[1]) < told) | asked))
         target, other = mine[query], row[query, place].astype(np.int64)
         t, o = pa.array(identities.best[target]), pa.array(identities.best[other])
         ground = found.background[target, place].astype(np.float64)
@@ -303,14 +343,19 @@ def _tell_candidates(ctx: Context, told: int, crops: Crops, identities: Identiti
         )
         ctx.write("candidates", PAIR_CANDIDATES.validate(rows))
         wrote = True
-        status = np.where(reason[query, place] == 0, "accepted", "rejected")
+        lost = reason[query, place] == CODE["not_checked"]
+        status = np.where(lost, "failed", np.where(reason[query, place] == 0, "accepted", "rejected"))
         record = pc.binary_join_element_wise(rows["target_id"], rows["candidate_id"], ">")
-        _ledger(
-            ctx,
-            pa.table(
-                {"record_id": record, "video_id": rows["target_video_id"], "status": pa.array(status), "reason": why}
-            ),
-        )
+        columns = {"record_id": record, "video_id": rows["target_video_id"], "status": pa.array(status), "reason": why}
+        if checked.notes or checked.failed:
+            pairs_ = list(zip(target.tolist(), other.tolist(), strict=True))
+            columns |= {
+                "reason": pc.if_else(pa.array(lost), pa.scalar(None, pa.string()), why),
+                "note": pa.array([checked.notes.get(p) for p in pairs_], pa.string()),
+                "error_type": pa.array(["NoAnswer" if p in checked.failed else None for p in pairs_], pa.string()),
+                "error_message": pa.array([checked.failed.get(p) for p in pairs_], pa.string()),
+            }
+        _ledger(ctx, pa.table(columns))
     if not wrote:
         ctx.write("candidates", PAIR_CANDIDATES.empty())
 

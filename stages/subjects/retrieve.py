@@ -17,6 +17,8 @@ DEEPEST = 1024  # candidates looked at for a subject whose nearest ones are all 
 # Why a candidate is no reference, the nearest miss first: what one would have to change for a match.
 REASONS = (
     "not_among_the_best",
+    "not_checked",
+    "another_by_the_model",
     "above_upper_bound",
     "near_duplicate",
     "same_background",

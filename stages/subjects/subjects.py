@@ -47,7 +47,8 @@ class SubjectParams(Params):
     grounder: ModelParams = Field(ModelParams(), description="embedded or grounding-dino")
     segmenter: ModelParams = Field(ModelParams(), description="embedded or sam2")
     tracker: ModelParams = Field(ModelParams(kind="none"), description="none or sam2")
-    encoder: ModelParams = Field(ModelParams(), description="embedded, dinov2 or clip")
+    encoder: ModelParams = Field(ModelParams(), description="embedded, dinov2, clip or open_clip")
+    faces: ModelParams = Field(ModelParams(kind="none"), description="none or yunet, whose weights are its ONNX file")
     device: str = Field("cpu", description="where models with weights run: cpu or cuda")
     workers_cpus: float = Field(1.0, gt=0)
     workers_gpus: float = Field(0.0, ge=0)
@@ -64,7 +65,7 @@ class SubjectParams(Params):
 
 @stage(
     name="subjects",
-    version="2",
+    version="3",
     params=SubjectParams,
     inputs={"subset": Table(SUBSET), "media": Files("media"), "videos": Table(VIDEOS)},
     outputs={"subjects": Table(SUBJECTS)},
@@ -89,7 +90,7 @@ def subjects(ctx: Context, params: SubjectParams) -> None:
     how = params.model_dump(mode="json", exclude={"photographs", "device", "workers_cpus", "workers_gpus", *names})
     work = run_items(
         ctx,
-        group=Group("found", ctx.recipe("find", "3", {**names, **how})),
+        group=Group("found", ctx.recipe("find", "4", {**names, **how})),
         items=[item for item, _ in records],
         make=Finder,
         init={"rules": rules, "models": models},
@@ -178,7 +179,8 @@ def _settle(ctx: Context, work: Work, records: list[tuple[Item, dict[str, Any]]]
                 "video_id": about["video_id"],
                 "status": "accepted" if found else "rejected",
                 "reason": None if found else row["reason"],
-                "note": row["reader"] or None,
+                "note": "; ".join(filter(None, (row["reader"], row["dropped"] and f"not taken: {row['dropped']}")))
+                or None,
                 "seconds": work.seconds.get(row["record_id"]),
             }
         )
@@ -192,12 +194,13 @@ def _rows(record_id: str, about: dict[str, Any], found: list[dict[str, Any]], en
     for f in found:
         clip = about["origin"] == "clip"
         instant = f"{f['time_s']:.6f}" if clip else ""
+        part = [f["part"]] if f["part"] else []
         rows.append(
             {
                 **about,
                 **{name: f[name] for name in FOUND.names},
                 "subject_id": short_hash(
-                    "subject", about["origin"], record_id, f["phrase"] or "", instant, f["subject"]
+                    "subject", about["origin"], record_id, f["phrase"] or "", instant, f["subject"], *part
                 ),
                 "time_s": f["time_s"] if clip else None,
                 "encoder": encoder,

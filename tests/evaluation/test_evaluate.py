@@ -177,7 +177,8 @@ class Shuffled(InlineEngine):
     """Hands work out in another order, as more workers would."""
 
     def map(self, actor: Any, batches: Any, *how: Any) -> Any:
-        return super().map(actor, list(reversed([[item] for batch in batches for item in batch])), *how)
+        alone = [(lacking, [item]) for lacking, items in batches for item in items]
+        return super().map(actor, list(reversed(alone)), *how)
 
 
 def test_the_numbers_do_not_depend_on_who_measured_what_when(

@@ -191,3 +191,24 @@ def test_what_is_too_much_is_spread_and_said(tmp_path: Path) -> None:
     assert '"total":{"pairs":50,"shown_pairs":20,"refused":1000,"shown_refused":20}' in index
     assert all(reason in index for reason in REFUSED)  # rare reasons are not crowded out
     assert 'href="pairs.html"' in (ctx.outputs["report"] / "index.html").read_text()
+
+
+def test_what_people_refused_stands_among_the_refused_with_what_they_said(tmp_path: Path) -> None:
+    said = [("p00004", "reject", ["another subject"]), ("p00005", "in_review", []), ("p00006", "accept", [])]
+    verdicts = [
+        {"external_id": e, "item_id": e, "verdict": v, "reasons": reasons, "answers": 1} for e, v, reasons in said
+    ]
+    inputs = {
+        **curated(),
+        "pairs": tables.PAIRS.table([pair(i) for i in range(10)]),
+        "pair_verdicts": tables.VERDICTS.table(verdicts),
+    }
+    ctx = LocalContext(tmp_path, report, inputs)
+    ctx.run(ReportParams(rules=RULES, pairs_shown=0))
+    folder = ctx.outputs["report"] / "pairs"
+    index = (folder / "index.js").read_text()
+    assert '"total":{"pairs":8,"shown_pairs":8,"refused":2,"shown_refused":2}' in index
+    assert '"reasons":{"refused_by_reviewers":2}' in index
+    part = (folder / "part-00000.js").read_text()
+    assert "people said: another subject. It was a clip of another source" in part
+    assert "people said: in review. It was " in part

@@ -6,14 +6,17 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
-from stages.review.campaigns import find_campaign
+from models.subjects.frames import png
+from stages.review.campaigns import create_campaign, find_campaign
 from stages.review.dashboard import Dashboards
 from stages.review.database import Database
 from stages.review.gold_items import mark_gold
 from stages.review.learned import learn
-from stages.review.spec import item_id
+from stages.review.media import MediaStore
+from stages.review.spec import NewItem, item_id
 from tests.review.test_learned import RULES
 from tests.review.test_learned import campaign as answered
 
@@ -22,6 +25,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from tests.review.browsing import PHONE
+from tests.review.conftest import spec
 from tests.review.pages import STEP_MS, LeadPage, ReviewPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
@@ -197,3 +201,31 @@ def with_plots(found: dict[str, Any]) -> dict[str, Any]:
         "likert": [{"dimension": "motion", "system": "tuned", "n": 10, "mean": 3.9, "low": 3.1, "high": 4.5, "counts": [1, 0, 2, 3, 4]}],
         "rules": [one.as_dict() for one in learn(labels, table, RULES)],
     }  # fmt: skip
+
+
+def test_an_item_of_pictures_alone_is_judged_by_the_same_keys(db: Database, media: MediaStore, visit: Any) -> None:
+    names = [media.add_bytes(png(np.full((40, 60, 3), tone, np.uint8)), ".png") for tone in (40, 120, 220)]
+    payload = {"pictures": names, "labels": ["the crop", "what its mask keeps", "the frame"], "caption": "a cat"}
+    items = [NewItem(f"subject-{n}", {**payload, "caption": f"cat {n}"}) for n in range(2)]
+    create_campaign(db, spec("stills", asks="Is the reference clean?"), items)
+    ada = visit("Ada")
+    ada.open("stills")
+    ready = ada.page.locator("body[data-ready].still")
+    expect(ready).to_be_attached()
+    expect(ada.page.locator("#question")).to_have_text("Is the reference clean?")
+    expect(ada.page.locator("figcaption")).to_have_text(["the crop", "what its mask keeps", "the frame"])
+    expect(ada.page.locator(".transport")).to_be_hidden()
+    for image in ada.page.locator("#pictures img").all():
+        box = image.bounding_box()
+        assert box is not None
+        assert box["height"] > 200
+    for key in ("k", ",", "]", "m", "o", "0", "l"):  # there is no video for these, and no harm in them
+        ada.press(key)
+    first = ada.item
+    ada.press("a")
+    second = ada.wait_item_after(first)
+    assert second is not None
+    expect(ready).to_be_attached()
+    ada.press("2")
+    assert ada.wait_item_after(second) is None
+    ada.should.be_done("2 judged, 2 of them by you.")

@@ -140,15 +140,16 @@ def test_a_configuration_names_its_models_or_says_what_is_wrong(folders: Callabl
     names = Models(encoder=Choice("dinov2", weights)).names()
     assert names == {
         "grounder": "motion-saliency/1",
-        "segmenter": "grabcut/1",
+        "segmenter": "grabcut/2",
         "tracker": "none",
         "encoder": f"dinov2 (sha256 {weights.digest()[:16]})",
+        "faces": "none",
     }
     assert isinstance(Models(encoder=Choice("dinov2", weights)).load_encoder(), Dinov2Encoder)
     for wrong, why in (
         (Choice("embedded", weights), "takes no weights"),
         (Choice("dinov2"), "needs encoder.weights"),
-        (Choice("vgg", weights), "there are embedded, dinov2, clip"),
+        (Choice("vgg", weights), "there are embedded, dinov2, clip, open_clip"),
     ):
         with pytest.raises(WeightsError, match=why):
             Models(encoder=wrong).names()
@@ -182,3 +183,42 @@ def test_a_local_writer_that_writes_nothing_is_no_caption(folders: Callable[[str
     writer.processor.decode = lambda *args, **how: " "
     with pytest.raises(WriterUnavailable, match="wrote nothing"):
         writer.ask("describe")
+
+
+def test_an_open_clip_tower_sees_the_subject_alone_on_a_white_square(tmp_path: Path) -> None:
+    import json
+
+    from safetensors.torch import save_file
+
+    from models.scorers.clip_tower import ClipTower, EncoderSpec
+    from models.subjects.open_clip_encoder import OpenClipEncoder, squared
+
+    sizes = {"layers": 2, "width": 64}
+    vision = {**sizes, "head_width": 32, "patch_size": 16, "image_size": 64}
+    text = {**sizes, "context_length": 77, "vocab_size": 49408, "heads": 2}
+    config = {
+        "model_cfg": {"embed_dim": 64, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {"size": [64, 64]}
+    }  # fmt: skip
+    with pytest.raises(WeightsError, match=r"holds no open_clip_config\.json"):
+        Models(encoder=Choice("open_clip", Weights(str(tmp_path)))).names()
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(ClipTower(EncoderSpec()).model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    models = Models(encoder=Choice("open_clip", Weights(str(tmp_path))))
+    encoder = models.load_encoder()
+    assert isinstance(encoder, OpenClipEncoder)
+    assert isinstance(encoder, IdentityEncoder)
+    assert models.names()["encoder"] == encoder.name
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:30, 20:60] = 255
+    vectors = encoder.encode(list(FRAMES[:2]), [mask, mask])
+    assert vectors.shape == (2, encoder.width)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    other = FRAMES[0].copy()
+    other[mask == 0] = 7  # another background
+    assert np.array_equal(encoder.encode([other], [mask])[0], vectors[0])
+    shown = squared(FRAMES[0], mask)
+    assert shown.shape == (40, 40, 3)
+    assert np.array_equal(shown[10:30], FRAMES[0][10:30, 20:60])
+    assert (shown[:10] == 255).all()
+    with pytest.raises(ValueError, match="empty"):
+        encoder.encode([FRAMES[0]], [np.zeros((60, 80), np.uint8)])

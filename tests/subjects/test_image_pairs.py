@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_schemas.ids import short_hash
 from models.subjects.prompts import parse
 from stages.contract import NotEnoughRows, StageError
+from stages.subjects import image_pairs as module
 from stages.subjects.image_pairs import ImagePairParams, halves, image_pairs
 from tests.context import LocalContext
 
@@ -116,6 +118,45 @@ def test_what_cannot_be_used_is_an_error_with_its_remedy(tmp_path: Path) -> None
         LocalContext(tmp_path, image_pairs).run(ImagePairParams(table=str(tmp_path / "other.parquet")))
     with pytest.raises(StageError, match=r"no Parquet file and no folder"):
         LocalContext(tmp_path, image_pairs).run(ImagePairParams(table=str(tmp_path / "nothing")))
+
+
+def test_a_stage_that_was_killed_goes_on_behind_its_last_portion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.subjects.image_pairs.PORTION", 2)
+    read: list[str] = []
+
+    def counted(sheet: Any, *rest: Any) -> Any:
+        if len(read) == 5:
+            raise KeyboardInterrupt
+        read.append(sheet.name)
+        return rows_of(sheet, *rest)
+
+    rows_of = module._rows
+    monkeypatch.setattr(module, "_rows", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, [row() for _ in range(7)])
+    assert read == [f"sheets.parquet:{n}" for n in range(5)]
+    read.clear()
+    ctx = LocalContext(tmp_path, image_pairs)
+    ctx.run(ImagePairParams(table=str(tmp_path / "sheets.parquet")))
+    assert read == ["sheets.parquet:4", "sheets.parquet:5", "sheets.parquet:6"]  # 0 to 3 were committed, two by two
+    whole = [short_hash("sheet target", f"sheets.parquet:{n}") for n in range(7)]
+    assert sorted(ctx.outputs["pairs"]["clip_id"].to_pylist()) == sorted(whole)
+    assert len(ctx.ledger_rows) == 7
+
+
+def test_sheets_are_numbered_across_row_groups_and_a_limit_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.subjects.image_pairs.PORTION", 3)
+    file = tmp_path / "sheets.parquet"
+    pq.write_table(pa.Table.from_pylist([row() for _ in range(11)]), file, row_group_size=4)
+    for limit, count in ((None, 11), (7, 7), (1, 1)):
+        ctx = LocalContext(tmp_path, image_pairs)
+        ctx.run(ImagePairParams(table=str(file), limit=limit))
+        found = {r["record_id"] for r in ctx.ledger_rows}
+        assert found == {short_hash("sheet", f"sheets.parquet:{n}") for n in range(count)}
 
 
 @pytest.mark.parametrize(("side", "padding"), [(512, 8), (512, 16), (64, 0)])

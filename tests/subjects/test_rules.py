@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +135,9 @@ class Scene:
     def load_tracker(self) -> Scene | None:
         return self if self.tracks else None
 
+    def load_faces(self) -> None:
+        return None
+
     def load_encoder(self) -> ClosedFormEncoder:
         return ClosedFormEncoder()
 
@@ -155,14 +161,23 @@ class Scene:
 
 
 def look(tmp_path: Path, scene: Scene) -> list[dict[str, object]]:
+    return unpacked(finding(tmp_path, scene, RULES)["found"]).to_pylist()
+
+
+def finding(tmp_path: Path, scene: Scene, rules: Rules) -> Mapping[str, Any]:
     frame = np.full((96, 128, 3), 120, np.uint8)
     for name, (x0, y0, x1, y1) in Scene.BOXES.items():
         frame[round(y0 * 96) : round(y1 * 96), round(x0 * 128) : round(x1 * 128)] = Scene.COLOURS[name]
     path = tmp_path / "film.mp4"
     write_video(np.stack([frame] * 17), 8.0, path)
-    finder = Finder(RULES, scene)  # type: ignore[arg-type]
-    found = finder(Payload("clip", str(path), tuple(Scene.BOXES), (0.05, 0.5, 0.95), 2.0))
-    return unpacked(found["found"]).to_pylist()
+    finder = Finder(rules, scene)  # type: ignore[arg-type]
+    return finder(Payload("clip", str(path), tuple(Scene.BOXES), (0.05, 0.5, 0.95), 2.0))
+
+
+def test_what_is_not_taken_is_counted_by_its_reason(tmp_path: Path) -> None:
+    found = finding(tmp_path, Scene(tracks=False), replace(RULES, most=1))
+    assert found["dropped"] == "3 not_the_main_subject"
+    assert len(unpacked(found["found"])) == 3
 
 
 def test_each_phrase_is_one_track_by_its_place_in_the_caption(tmp_path: Path) -> None:

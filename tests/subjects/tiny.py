@@ -184,3 +184,46 @@ def llava(folder: Path) -> Path:
         image_token="<image>", num_additional_image_tokens=1,
     )  # fmt: skip
     return _save(folder, LlavaForConditionalGeneration(config), processor)
+
+
+def yunet(file: Path) -> Path:
+    """A network with YuNet's inputs and outputs that takes whatever is red over a cell of 32 px for a face of 64 px around it."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    nodes, constants, outputs = [], [], []
+    for stride in (8, 16, 32):
+        nodes.append(
+            helper.make_node(
+                "AveragePool", ["input"], [f"mean_{stride}"], kernel_shape=[stride] * 2, strides=[stride] * 2
+            )
+        )
+        # Pictures come as BGR in 0..255. Only the widest stride answers; its box is 2 x 32 px wide.
+        red = [[-0.1, -0.1, 0.1]] if stride == 32 else [[0.0, 0.0, 0.0]]
+        parts = {
+            "cls": (red, [-5.0 if stride == 32 else -100.0]),
+            "obj": ([[0.0] * 3], [100.0]),
+            "bbox": ([[0.0] * 3] * 4, [0.5, 0.5, np.log(2.0), np.log(2.0)]),
+            "kps": ([[0.0] * 3] * 10, [0.5] * 10),
+        }
+        for part, (weight, bias) in parts.items():
+            name = f"{part}_{stride}"
+            channels = len(bias)
+            constants += [
+                numpy_helper.from_array(np.array(weight, np.float32).reshape(channels, 3, 1, 1), f"{name}_w"),
+                numpy_helper.from_array(np.array(bias, np.float32), f"{name}_b"),
+                numpy_helper.from_array(np.array([1, -1, channels], np.int64), f"{name}_s"),
+            ]
+            nodes.append(helper.make_node("Conv", [f"mean_{stride}", f"{name}_w", f"{name}_b"], [f"{name}_c"]))
+            last = f"{name}_c"
+            if part in ("cls", "obj"):
+                nodes.append(helper.make_node("Sigmoid", [last], [f"{name}_p"]))
+                last = f"{name}_p"
+            nodes.append(helper.make_node("Transpose", [last], [f"{name}_t"], perm=[0, 2, 3, 1]))
+            nodes.append(helper.make_node("Reshape", [f"{name}_t", f"{name}_s"], [name]))
+            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, None, channels]))
+    given = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 320, 320])
+    graph = helper.make_graph(nodes, "yunet", [given], outputs, constants)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(file))
+    return file

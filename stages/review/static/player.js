@@ -53,6 +53,7 @@ export async function present(one) {
     video.onplay = video.onpause = showPaused;
   }
   showPaused();
+  if (!one.videos.length) return; // pictures alone
   if (one.videos.length > 1) {
     await Promise.all(one.videos.map(canPlay));
     if (current !== one) return;
@@ -107,7 +108,7 @@ function follow(one) {
 }
 
 function longest() {
-  return current?.videos.reduce((a, b) => ((b.duration || 0) > (a.duration || 0) ? b : a));
+  return current?.videos.toSorted((a, b) => (b.duration || 0) - (a.duration || 0))[0];
 }
 
 function seekTo(seconds) {
@@ -161,7 +162,7 @@ export function loop() {
 export function sound() {
   loud = !loud;
   save("fulcrum.sound", loud);
-  if (current) current.videos[0].muted = !loud;
+  if (current?.videos.length) current.videos[0].muted = !loud;
   showSettings();
 }
 

@@ -156,8 +156,11 @@ function show() {
   player.present(one);
   const name = data.kind === "filter" ? "key frame" : "reference";
   $("pictures").replaceChildren(...view.pictures.map((url, n) => {
-    return Object.assign(new Image(), { src: url, alt: `${name} ${n + 1} of ${view.pictures.length}` });
+    const label = view.labels?.[n];
+    const shown = Object.assign(new Image(), { src: url, alt: label ?? `${name} ${n + 1} of ${view.pictures.length}` });
+    return label ? labelled(shown, label) : shown;
   }));
+  document.body.classList.toggle("still", !view.videos.length);
   $("pictures").hidden = !view.pictures.length;
   $("text").textContent = view.text ?? (data.kind === "filter" ? "No caption." : "");
   $("text").classList.toggle("none", !view.text);
@@ -170,6 +173,12 @@ function show() {
   form.start(one);
   notice();
   $("news").textContent = `New item. ${view.text ?? ""}`;
+}
+
+function labelled(shown, label) {
+  const figure = document.createElement("figure");
+  figure.append(shown, Object.assign(document.createElement("figcaption"), { textContent: label }));
+  return figure;
 }
 
 function broken(one) { if (one === buffer[0]) notice(); }
