@@ -1,4 +1,4 @@
-"""``fulcrum``: run, plan, status, graph, funnel, remove, train, merge, sample, prompt, evaluate, report, protocol, people, adapter,
+"""``fulcrum``: run, plan, status, graph, funnel, trace, remove, train, merge, sample, prompt, evaluate, report, protocol, people, adapter,
 promote, config, review, world.
 """
 
@@ -28,6 +28,7 @@ from pipelines.cli import (
     protocol_commands,
     remove_commands,
     review_commands,
+    trace_command,
     train_commands,
     world_commands,
 )
@@ -218,6 +219,7 @@ def graph(
 
 
 app.command()(funnel_commands.funnel)
+app.command()(trace_command.trace)
 app.command()(remove_commands.remove)
 app.command()(promote_command.promote)
 app.command()(adapter_commands.merge)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,6 +46,8 @@ class Manifest:
     code: str
     format: int = MANIFEST_FORMAT
     counts: Mapping[str, int] = field(default_factory=dict)
+    sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By input: node, fingerprint and output it was read from. Lineage only: what decides is the input's digest."""
 
     @property
     def digests(self) -> dict[str, str]:

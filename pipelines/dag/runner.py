@@ -156,6 +156,11 @@ def _inputs(pipeline: Pipeline, node: Node, manifests: Mapping[str, Manifest]) -
     return found
 
 
+def _sources(pipeline: Pipeline, node: Node, manifests: Mapping[str, Manifest]) -> dict[str, list[str]]:
+    wired = {key: pipeline.source(output) for key, output in node.inputs.items()}
+    return {key: [source, manifests[source].fingerprint, name] for key, (source, name) in wired.items()}
+
+
 def _settle(
     job: Job,
     node: Node,
@@ -255,6 +260,7 @@ def _attempt(
         attempts=attempt,
         code=job.code,
         counts=counts,
+        sources=_sources(job.pipeline, node, manifests),
     )
     write_manifest(job.store, manifest)
     context.tell_failures()

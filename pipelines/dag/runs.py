@@ -75,6 +75,21 @@ def load_run(store: Store, run_id: str | None = None) -> RunRecord:
         run_id = names[-1]
     elif run_id not in names:
         raise StageError(f"there is no run {run_id} in {store.display}. The latest are: {', '.join(names[-5:])}")
+    return _read(store, run_id)
+
+
+def load_runs(store: Store) -> list[RunRecord]:
+    """Every run, oldest first, without those that were killed before they had a record."""
+    found = []
+    for run_id in store.names("runs"):
+        try:
+            found.append(_read(store, run_id))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            continue
+    return found
+
+
+def _read(store: Store, run_id: str) -> RunRecord:
     value = store.read_json(f"runs/{run_id}/run.json")
     value["nodes"] = [NodeRecord(**n) for n in value["nodes"]]
     return RunRecord(**value)
