@@ -83,6 +83,7 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
         on_commit=on_commit,
         on_event=on_event,
         on_progress=reporter.progress if isinstance(reporter, JsonLines) else None,
+        config=config.shown(),
     )
     with _terminated_as_interrupt():
         try:

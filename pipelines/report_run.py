@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,10 +81,12 @@ class JsonLines:
 
     def __init__(self) -> None:
         self.run_id: str | None = None
+        self._lock = threading.Lock()
 
     def _say(self, event: str, **fields: Any) -> None:
         value = {"event": event, "at": now(), "run_id": self.run_id, **fields}
-        print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
+        with self._lock:  # stages that run side by side tell from threads of their own
+            print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
 
     def event(self, kind: str, fields: Mapping[str, object]) -> None:
         """What a stage tells while it runs: ``record_failed``, and events of its own."""

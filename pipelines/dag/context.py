@@ -25,8 +25,9 @@ from pipelines.dag.fingerprint import record_recipe
 from pipelines.dag.ledger import LedgerWriter
 from pipelines.dag.progress import progress
 from pipelines.dag.records import RecordStore
+from pipelines.dag.room import Room
 from pipelines.dag.store import Store, sha256_file
-from stages.contract import Files, Progress, Stage, StageError, Table, World
+from stages.contract import Files, Progress, Resources, Stage, StageError, Table, World
 
 ROWS_PER_FILE = 1_000_000
 
@@ -47,6 +48,7 @@ class StageContext:
         world: World,
         engine: Engine,
         local: Path,
+        room: Room | None = None,
         retry_failed: bool = False,
         quiet: bool = False,
         on_event: Callable[[str, Mapping[str, object]], None] = lambda kind, fields: None,
@@ -58,6 +60,7 @@ class StageContext:
         self.store_uri = store.uri
         self._inputs, self._engine, self._quiet, self._on_event = inputs, engine, quiet, on_event
         self._on_progress = on_progress
+        self._room = room or Room(None)
         self._told: set[str] = set()  # records whose failure was told while the stage ran
         self._attempt = f"data/{name}/{fingerprint[:16]}-{uuid.uuid4().hex[:8]}"
         self._local = local
@@ -188,7 +191,9 @@ class StageContext:
         cpus: float = 1.0,
         gpus: float = 0.0,
     ) -> Iterator[Any]:
-        return self._engine.map(actor, batches, init or {}, cpus, gpus)
+        size = self._engine.pool_size(len(batches), cpus, gpus, self._room.share(self.name)) if batches else 0
+        with self._room.pool(self.name, Resources(size * cpus, size * gpus)):
+            yield from self._engine.map(actor, batches, init or {}, cpus, gpus, size)
 
     def progress(self, total: int, unit: str, weight: float = 0.0) -> Progress:
         return progress(self.name, total, unit, self._quiet, weight, self._on_progress)

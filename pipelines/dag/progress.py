@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 EVERY_S = 5.0
+_ONE_BAR = threading.Lock()
 
 
 class Tally:
@@ -111,11 +113,11 @@ def line(tally: Tally) -> None:
 class Bar:
     """A rich bar on a terminal; it moves by weight where there is one."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Tally, gone: Callable[[], None] = lambda: None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self.tally = tally
+        self.tally, self.gone = tally, gone
         self.bar = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=30),
@@ -140,6 +142,7 @@ class Bar:
 
     def __exit__(self, *exc: object) -> None:
         self.bar.stop()
+        self.gone()
 
 
 def progress(
@@ -156,7 +159,10 @@ def progress(
         return Told(tally, lambda told: emit(told.fields()), short=True)
     if quiet:
         return Silent()
-    return Bar(tally) if sys.stderr.isatty() else Told(tally, line, short=False)
+    # A terminal has room for one bar that moves; stages that run beside it tell by lines.
+    if sys.stderr.isatty() and _ONE_BAR.acquire(blocking=False):
+        return Bar(tally, _ONE_BAR.release)
+    return Told(tally, line, short=False)
 
 
 def footage(seconds: float) -> str:

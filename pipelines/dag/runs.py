@@ -110,14 +110,34 @@ def gather_ledger(store: Store, ledgers: Mapping[str, str]) -> str | None:
     return store.uri_of(folder)
 
 
+def config_path(run_id: str) -> str:
+    return f"runs/{run_id}/config.json"
+
+
+def run_key(run_id: str) -> str:
+    """Under which a run's own heartbeat lies."""
+    return f"run-{run_id}"
+
+
+def living(store: Store) -> set[str]:
+    """Ids of the runs whose heart beats: the run's own, or that of a stage it works on."""
+    found = set()
+    for name in store.names("live"):
+        if name.endswith(".json"):
+            beat = Heartbeat(store, name.removesuffix(".json"), "").owner()
+            if beat:
+                found.add(str(beat["run_id"]))
+    return found
+
+
 class Heartbeat:
-    """Says that a stage is being worked on, so that a second run waits instead of doing it again.
+    """Says that a stage is being worked on, or that a run lives, so that a second run waits instead of doing it again.
 
     It saves work and is not needed for safety: two runs that do the same stage commit the same content.
     """
 
-    def __init__(self, store: Store, fingerprint: str, run_id: str) -> None:
-        self.store, self.path, self.run_id = store, f"live/{fingerprint}.json", run_id
+    def __init__(self, store: Store, key: str, run_id: str) -> None:
+        self.store, self.path, self.run_id = store, f"live/{key}.json", run_id
         self.stop = threading.Event()
 
     def owner(self) -> dict[str, Any] | None:
