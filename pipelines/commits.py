@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from functools import cached_property
 
@@ -19,17 +19,20 @@ Place = tuple[str, str]
 
 
 class Commits:
-    """The commits and runs of a store as they are now. ``runs`` and ``manifests`` are in the order in which they started."""
+    """The commits and runs of a store as they are now. ``runs`` and ``manifests`` are in the order in which they started.
 
-    def __init__(self, store: Store) -> None:
+    ``also`` are commits whose manifests have been taken away.
+    """
+
+    def __init__(self, store: Store, also: Iterable[Manifest] = ()) -> None:
         self.store = store
-        found = []
+        found = list(also)
         for node in store.names("stages"):
             for name in store.names(f"stages/{node}"):
                 manifest = read_manifest(store, node, name.removesuffix(".json")) if name.endswith(".json") else None
                 if manifest is not None:
                     found.append(manifest)
-        self.manifests = sorted(found, key=lambda manifest: manifest.started)
+        self.manifests = sorted({place(m): m for m in found}.values(), key=lambda manifest: manifest.started)
         self.at: dict[Place, Manifest] = {place(manifest): manifest for manifest in self.manifests}
         self.runs: list[RunRecord] = load_runs(store)
         self.latest = {record.pipeline: record for record in self.runs}

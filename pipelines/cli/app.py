@@ -1,5 +1,5 @@
-"""``fulcrum``: run, plan, status, graph, funnel, trace, remove, train, merge, sample, prompt, evaluate, report, protocol, people, adapter,
-promote, config, review, world.
+"""``fulcrum``: run, plan, status, runs, graph, funnel, trace, remove, gc, train, merge, sample, prompt, evaluate, report, protocol,
+people, adapter, promote, config, review, world.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pipelines.cli import (
     config_commands,
     evaluate_commands,
     funnel_commands,
+    gc_command,
     people_commands,
     promote_command,
     prompt_command,
@@ -221,6 +222,7 @@ def graph(
 app.command()(funnel_commands.funnel)
 app.command()(trace_command.trace)
 app.command()(remove_commands.remove)
+app.command()(gc_command.gc)
 app.command()(promote_command.promote)
 app.command()(adapter_commands.merge)
 app.command()(adapter_commands.sample)

@@ -137,6 +137,12 @@ class RecordStore:
                 found.update(shard.groups)
         return sorted(found)
 
+    def replaced(self) -> list[str]:
+        """Names of shards that a merged one stands for and from which none reads any bytes: nobody who looks now needs them."""
+        self._look()
+        read_from = {name for shard in self._shards.values() if shard.objects for name in shard.objects.to_pylist()}
+        return [name for name in self.store.names(self.folder) if name in self._replaced - read_from]
+
     def _holding(self, group: Group) -> list[Shard]:
         """Shards that hold the group under its recipe, in an order that every process finds."""
         return [

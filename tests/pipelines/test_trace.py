@@ -180,7 +180,7 @@ def test_the_command_prints_both_directions(commits: Commits, capsys: pytest.Cap
         trace_command("nobody", store=store)
 
 
-@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate])  # shrinking runs pipelines
+@settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.generate])  # shrinking runs pipelines
 @given(st.data())
 def test_back_and_forward_agree(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Whoever trained an adapter finds it by going forward, and who is not touched by it never trained it. Oracle: the rows."""
