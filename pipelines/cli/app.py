@@ -29,6 +29,7 @@ from pipelines.cli import (
     protocol_commands,
     remove_commands,
     review_commands,
+    runs_commands,
     trace_command,
     train_commands,
     world_commands,
@@ -59,6 +60,7 @@ app = typer.Typer(
     epilog="Pipelines: " + "; ".join(f"{name}, {doc}" for name, doc in BUILT_IN.items()) + ".",
 )
 app.add_typer(config_commands.app, name="config")
+app.add_typer(runs_commands.app, name="runs")
 app.add_typer(review_commands.app, name="review")
 app.add_typer(world_commands.app, name="world")
 app.add_typer(train_commands.app, name="train")
