@@ -1,4 +1,4 @@
-"""``fulcrum``: run, plan, status, runs, graph, funnel, trace, remove, gc, train, merge, sample, prompt, evaluate, report, protocol,
+"""``fulcrum``: run, plan, status, runs, graph, funnel, trace, remove, gc, doctor, train, merge, sample, prompt, evaluate, report, protocol,
 people, adapter, promote, config, review, world.
 """
 
@@ -20,6 +20,7 @@ from pipelines.catalog import BUILT_IN, find
 from pipelines.cli import (
     adapter_commands,
     config_commands,
+    doctor_command,
     evaluate_commands,
     funnel_commands,
     gc_command,
@@ -225,6 +226,7 @@ app.command()(funnel_commands.funnel)
 app.command()(trace_command.trace)
 app.command()(remove_commands.remove)
 app.command()(gc_command.gc)
+app.command()(doctor_command.doctor)
 app.command()(promote_command.promote)
 app.command()(adapter_commands.merge)
 app.command()(adapter_commands.sample)

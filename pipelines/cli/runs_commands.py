@@ -169,10 +169,10 @@ def _tell(console: Console, found: RunsDiff, all_: bool) -> None:
         console.print(f"{mark} {run.run_id}  {run.pipeline}  {run.started[:19].replace('T', ' ')}")
     _changes(console, {**found.run, **found.config}, all_, "  ")
     same = [node for node in found.nodes if node.same]
-    for side, run in enumerate(("later", "earlier")):
+    for side, other in enumerate(("later", "earlier")):
         alone = [node.node for node in found.nodes if node.state[side] is None]
         if alone:
-            console.print(f"  only in the {run} run: {', '.join(alone)}")
+            console.print(f"  only in the {other} run: {', '.join(alone)}")
     for node in found.nodes:
         if not node.same and None not in node.state:
             _tell_node(console, node, all_)
@@ -223,4 +223,4 @@ def _number(value: Any) -> str:
 def _by(a: Any, b: Any) -> str:
     """By how much a number changed, in per cent."""
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (a, b))
-    return f"  [dim]({(b - a) / abs(a):+.1%})[/]" if numbers and a else ""
+    return f"  [dim]({(b - a) / abs(a):+.1%})[/]" if numbers and a and abs(b - a) < 10 * abs(a) else ""
