@@ -101,6 +101,30 @@ class Told:
             self._say()
 
 
+class Kept:
+    """Shows progress as ``shown`` does, and keeps it every few seconds and at the end for others to read."""
+
+    def __init__(self, shown: Silent | Told | Bar, tally: Tally, keep: Callable[[Mapping[str, Any]], None]) -> None:
+        self.shown, self.tally, self.keep = shown, tally, keep
+        self.kept_at = tally.started
+
+    def advance(self, n: int = 1, failed: int = 0, *, footage_s: float = 0.0, weight: float = 0.0) -> None:
+        self.shown.advance(n, failed, footage_s=footage_s, weight=weight)
+        self.tally.add(n, failed, footage_s, weight)
+        if time.monotonic() - self.kept_at >= EVERY_S:
+            self.kept_at = time.monotonic()
+            self.keep(self.tally.fields())
+
+    def __enter__(self) -> Kept:
+        self.shown.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.shown.__exit__(*exc)
+        if self.tally.seconds >= EVERY_S:
+            self.keep(self.tally.fields())
+
+
 def line(tally: Tally) -> None:
     left = "" if tally.left_s is None else f", {clock(tally.left_s)} left"
     print(

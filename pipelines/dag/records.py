@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.dag.logs import EventLog
 from pipelines.dag.shards import KEY, MERGED, SUFFIX, Shard, ShardWriter, merge, open_shard
 from pipelines.dag.store import Store
 from stages.contract import Group
@@ -60,8 +61,8 @@ class Keys(AbstractSet[str]):
 class RecordStore:
     """The records of one record stage (by stage name, so that pipelines share them)."""
 
-    def __init__(self, store: Store, stage: str, *, tidy: bool = True) -> None:
-        self.store = store
+    def __init__(self, store: Store, stage: str, *, tidy: bool = True, log: EventLog | None = None) -> None:
+        self.store, self.log = store, log
         self.folder = f"records/{stage}"
         self.tidy = tidy
         self._shards: dict[str, Shard] = {}
@@ -79,7 +80,7 @@ class RecordStore:
 
     def shards(self, groups: Sequence[Group]) -> ShardWriter:
         self._written = True
-        return ShardWriter(self.store.uri, self.folder, tuple(groups))
+        return ShardWriter(self.store.uri, self.folder, tuple(groups), self.log)
 
     def read(self, group: Group, keys: pa.Array | Sequence[str] | None = None) -> pa.Table:
         """Rows of these keys; cheapest for keys that are neighbours in sorted order. Without ``keys``, all rows."""

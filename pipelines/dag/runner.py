@@ -16,6 +16,7 @@ from pipelines.dag.context import Clock, StageContext
 from pipelines.dag.engine import Engine
 from pipelines.dag.fingerprint import Preimage, preimage, recipe
 from pipelines.dag.graph import Node, Pipeline
+from pipelines.dag.logs import EventLog
 from pipelines.dag.room import Room
 from pipelines.dag.runs import Heartbeat, NodeRecord, RunRecord, config_path, gather_ledger, new_run_id, now, run_key
 from pipelines.dag.side_by_side import SideBySide
@@ -59,6 +60,7 @@ class Job:
     on_commit: Callable[[RunRecord, Manifest, bool], None] | None = None
     on_event: Callable[[str, Mapping[str, object]], None] = field(default=lambda kind, fields: None)
     on_progress: Callable[[Mapping[str, object]], None] | None = None
+    log: EventLog | None = None
     config: Mapping[str, object] | None = None
     """The resolved configuration, without secrets, kept beside the run's record."""
 
@@ -74,7 +76,7 @@ def run(job: Job, reporter: Reporter) -> RunRecord:
         run_id=new_run_id(),
         started=now(),
         state="running",
-        nodes=[NodeRecord(n.name) for n in order],
+        nodes=[NodeRecord(n.name, after=sorted({o.node for o in n.inputs.values()}), gate=n.stage.gate) for n in order],
         host=socket.gethostname(),
         pid=os.getpid(),
         code=job.code,
@@ -219,7 +221,7 @@ class _Schedule:
 
     def _begin(self, node: Node) -> None:
         entry = self.record.node(node.name)
-        entry.state = "RUNNING"
+        entry.state, entry.started = "RUNNING", now()
         self.clocks[node.name] = Clock()
         self.record.save(self.job.store)
         self.reporter.node_started(entry)
@@ -342,6 +344,7 @@ def _attempt(
         quiet=job.quiet,
         on_event=lambda kind, fields: job.on_event(kind, {"run_id": record.run_id, "stage": node.name, **fields}),
         on_progress=job.on_progress,
+        log=job.log.bind(run_id=record.run_id, stage=node.name) if job.log else None,
     )
     try:
         if node.stage.needs_ray:

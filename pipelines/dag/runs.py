@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,6 +33,11 @@ class NodeRecord:
     message: str | None = None
     page: str | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    after: list[str] = field(default_factory=list)
+    """The nodes that it reads from."""
+    gate: bool = False
+    started: str | None = None
+    """When the stage began, in this run."""
 
 
 @dataclass
@@ -91,8 +96,18 @@ def load_runs(store: Store) -> list[RunRecord]:
 
 def _read(store: Store, run_id: str) -> RunRecord:
     value = store.read_json(f"runs/{run_id}/run.json")
-    value["nodes"] = [NodeRecord(**n) for n in value["nodes"]]
-    return RunRecord(**value)
+    value["nodes"] = [NodeRecord(**_known(NodeRecord, n)) for n in value["nodes"]]
+    return RunRecord(**_known(RunRecord, value))
+
+
+def _known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
+    """Without fields that a later release has added: a record is read by whoever looks at the store."""
+    names = {f.name for f in fields(kind)}
+    return {key: item for key, item in value.items() if key in names}
+
+
+def progress_path(run_id: str, node: str) -> str:
+    return f"runs/{run_id}/progress/{node}.json"
 
 
 def gather_ledger(store: Store, ledgers: Mapping[str, str]) -> str | None:

@@ -141,23 +141,22 @@ def test_a_room_is_never_overfull_but_by_one_that_is_alone(moves: list[tuple[str
 SLOW = """
 import sys, time
 from pathlib import Path
-from tests.dag.test_concurrent import go, NoParams
-from tests.dag.toy import NUMBERS
-from pipelines.dag.engine import InlineEngine
+from tests.dag.toy import NUMBERS, Quiet, ToyParams, run_toy
 from pipelines.dag.graph import Pipeline, node
 from stages.contract import Table, stage
 
 root, seconds, made = Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
 
-@stage(name="slow", version="1", params=NoParams, outputs={"out": Table(NUMBERS)})
+@stage(name="slow", version="1", params=ToyParams, outputs={"out": Table(NUMBERS)})
 def slow(ctx, params):
     with made.open("a") as file:
         file.write("begun\\n")
     time.sleep(seconds)
     ctx.write("out", NUMBERS.table([{"key": "a", "value": 1}]))
 
-record = go(root, Pipeline("slow", (node("slow", slow),)), InlineEngine())
-print(record.node("slow").state, record.run_id)
+reporter = Quiet()
+record = run_toy(root, Pipeline("slow", (node("slow", slow),)), reporter=reporter)
+print(record.node("slow").state, len(reporter.notes))
 """
 
 
@@ -168,7 +167,7 @@ def start(root: Path, seconds: float, made: Path) -> subprocess.Popen[str]:
 
 
 def wait_for(what: Path) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not what.exists():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -187,12 +186,12 @@ def test_a_stage_that_a_living_run_makes_is_awaited_and_taken_from_it(
     tmp_path: Path, processes: list[subprocess.Popen[str]]
 ) -> None:
     made = tmp_path / "made"
-    processes.append(start(tmp_path, 1.5, made))
+    processes.append(start(tmp_path, 4, made))
     wait_for(made)
     assert load_run(Store(str(tmp_path / "store"))).run_id in living(Store(str(tmp_path / "store")))
-    processes.append(start(tmp_path, 1.5, made))
-    outs = [process.communicate(timeout=60)[0].split()[0] for process in processes]
-    assert outs == ["SUCCEEDED", "CACHED"]
+    processes.append(start(tmp_path, 4, made))
+    outs = [process.communicate(timeout=120)[0].split() for process in processes]
+    assert outs == [["SUCCEEDED", "0"], ["CACHED", "1"]]
     assert made.read_text().count("begun") == 1
 
 
@@ -207,10 +206,8 @@ def test_a_killed_runs_stage_is_taken_over_at_once(tmp_path: Path, processes: li
     processes[0].wait()
     assert store.names("live")  # its heartbeats are still there, and say nothing: the process is dead
     assert living(store) == set()
-    began = time.monotonic()
     processes.append(start(tmp_path, 0, second))
-    assert processes[1].communicate(timeout=60)[0].split()[0] == "SUCCEEDED"
-    assert time.monotonic() - began < 20  # far below the 30 s after which a heartbeat from elsewhere is stale
+    assert processes[1].communicate(timeout=120)[0].split() == ["SUCCEEDED", "0"]  # it was not waited for, not once
     assert second.read_text() == "begun\n"
 
 
