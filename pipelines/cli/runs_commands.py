@@ -38,7 +38,7 @@ def runs(
     """List the newest runs: when, what, how it ended, and what they did anew."""
     if ctx.invoked_subcommand is not None:
         return
-    from pipelines.dag.runs import living, load_runs
+    from pipelines.dag.runs import living, load_runs, state_of
 
     opened = _store(store)
     found = load_runs(opened)[-count:]
@@ -115,11 +115,6 @@ def named_run(store: Store, name: str) -> str:
     raise StageError(f"there is no run {name} in {store.display}; `fulcrum runs` lists them")
 
 
-def state_of(run: RunRecord, live: set[str]) -> str:
-    """Its state as it is: a run whose process was killed still says running in its record."""
-    return "killed" if run.state == "running" and run.run_id not in live else run.state
-
-
 def _store(store: str | None) -> Store:
     from pipelines.config import Settings
     from pipelines.dag.store import Store
@@ -128,6 +123,8 @@ def _store(store: str | None) -> Store:
 
 
 def _as_dict(run: RunRecord, live: set[str]) -> dict[str, Any]:
+    from pipelines.dag.runs import state_of
+
     return {
         "run_id": run.run_id,
         "pipeline": run.pipeline,

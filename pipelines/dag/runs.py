@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -143,6 +144,11 @@ def living(store: Store) -> set[str]:
             if beat:
                 found.add(str(beat["run_id"]))
     return found
+
+
+def state_of(run: RunRecord, live: AbstractSet[str]) -> str:
+    """Its state as it is: a run whose process was killed still says running in its record."""
+    return "killed" if run.state == "running" and run.run_id not in live else run.state
 
 
 class Heartbeat:

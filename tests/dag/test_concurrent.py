@@ -21,7 +21,7 @@ from pipelines.dag.engine import InlineEngine
 from pipelines.dag.graph import Node, Output, Pipeline
 from pipelines.dag.room import Room
 from pipelines.dag.runner import Job, run
-from pipelines.dag.runs import RunRecord, living, load_run
+from pipelines.dag.runs import RunRecord, living
 from pipelines.dag.store import Store
 from stages.contract import Context, Params, Resources, Table, stage
 from stages.machine import MachineFailure
@@ -145,24 +145,29 @@ from tests.dag.toy import NUMBERS, Quiet, ToyParams, run_toy
 from pipelines.dag.graph import Pipeline, node
 from stages.contract import Table, stage
 
-root, seconds, made = Path(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
+root, folder = Path(sys.argv[1]), Path(sys.argv[2])
 
 @stage(name="slow", version="1", params=ToyParams, outputs={"out": Table(NUMBERS)})
 def slow(ctx, params):
-    with made.open("a") as file:
-        file.write("begun\\n")
-    time.sleep(seconds)
+    (folder / "begun").write_text(ctx.run_id)
+    while not (folder / "release").exists():
+        time.sleep(0.02)
     ctx.write("out", NUMBERS.table([{"key": "a", "value": 1}]))
 
-reporter = Quiet()
-record = run_toy(root, Pipeline("slow", (node("slow", slow),)), reporter=reporter)
-print(record.node("slow").state, len(reporter.notes))
+class Telling(Quiet):
+    def note(self, text):
+        (folder / "waits").write_text(text)
+
+record = run_toy(root, Pipeline("slow", (node("slow", slow),)), reporter=Telling())
+print(record.node("slow").state)
 """
 
 
-def start(root: Path, seconds: float, made: Path) -> subprocess.Popen[str]:
+def start(root: Path, folder: Path) -> subprocess.Popen[str]:
+    """A run whose one stage works until there is a file ``release`` in the folder."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", SLOW, str(root), str(seconds), str(made)], env=env, text=True,
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen([sys.executable, "-c", SLOW, str(root), str(folder)], env=env, text=True,
                             stdout=subprocess.PIPE, cwd=ROOT)  # fmt: skip
 
 
@@ -185,30 +190,35 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
 def test_a_stage_that_a_living_run_makes_is_awaited_and_taken_from_it(
     tmp_path: Path, processes: list[subprocess.Popen[str]]
 ) -> None:
-    made = tmp_path / "made"
-    processes.append(start(tmp_path, 4, made))
-    wait_for(made)
-    assert load_run(Store(str(tmp_path / "store"))).run_id in living(Store(str(tmp_path / "store")))
-    processes.append(start(tmp_path, 4, made))
-    outs = [process.communicate(timeout=120)[0].split() for process in processes]
-    assert outs == [["SUCCEEDED", "0"], ["CACHED", "1"]]
-    assert made.read_text().count("begun") == 1
+    folder, store = tmp_path / "folder", tmp_path / "store"
+    processes.append(start(tmp_path, folder))
+    wait_for(folder / "begun")
+    first = (folder / "begun").read_text()
+    assert first in living(Store(str(store)))
+    processes.append(start(tmp_path, folder))
+    wait_for(folder / "waits")
+    assert f"run {first}" in (folder / "waits").read_text()
+    (folder / "release").touch()
+    assert [process.communicate(timeout=120)[0].strip() for process in processes] == ["SUCCEEDED", "CACHED"]
+    assert (folder / "begun").read_text() == first
 
 
-def test_a_killed_runs_stage_is_taken_over_at_once(tmp_path: Path, processes: list[subprocess.Popen[str]]) -> None:
-    made, second = tmp_path / "made", tmp_path / "second"
-    processes.append(start(tmp_path, 60, made))
-    wait_for(made)
+def test_a_killed_runs_stage_is_taken_over_without_waiting(
+    tmp_path: Path, processes: list[subprocess.Popen[str]]
+) -> None:
+    folder = tmp_path / "folder"
+    processes.append(start(tmp_path, folder))
+    wait_for(folder / "begun")
     store = Store(str(tmp_path / "store"))
-    beats = [store.read_json(f"live/{name}") for name in store.names("live")]
-    assert len(beats) == 2  # the run's and its stage's
+    assert len(store.names("live")) == 2  # the run's heartbeat and its stage's
     processes[0].send_signal(signal.SIGKILL)
     processes[0].wait()
-    assert store.names("live")  # its heartbeats are still there, and say nothing: the process is dead
+    assert store.names("live")  # they are still there, and say nothing: the process is dead
     assert living(store) == set()
-    processes.append(start(tmp_path, 0, second))
-    assert processes[1].communicate(timeout=120)[0].split() == ["SUCCEEDED", "0"]  # it was not waited for, not once
-    assert second.read_text() == "begun\n"
+    (folder / "release").touch()
+    processes.append(start(tmp_path, folder))
+    assert processes[1].communicate(timeout=120)[0].strip() == "SUCCEEDED"
+    assert not (folder / "waits").exists()
 
 
 def test_a_run_goes_on_with_its_other_branches_while_it_waits_for_one(tmp_path: Path) -> None:
