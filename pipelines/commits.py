@@ -73,11 +73,10 @@ class Commits:
             if told is not None and (told[0], told[1]) in self.at:
                 found[name] = (self.at[told[0], told[1]], told[2])
                 continue
-            makers = self.makers(digest)
+            makers = [m for m in self.makers(digest) if m[0].started < manifest.started]
             same_run = [m for m in makers if place(m[0]) in self._used_by(manifest.run_id)]
-            before = [m for m in makers if m[0].started <= manifest.started]
-            if makers:
-                found[name] = (same_run or before or makers)[-1]
+            if makers:  # equal content: rather the one that is called like the input
+                found[name] = max(same_run or makers, key=lambda m: (m[1] == name or m[0].node in name, m[0].started))
         return found
 
     def _used_by(self, run_id: str) -> AbstractSet[Place]:

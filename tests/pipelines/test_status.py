@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -219,3 +221,15 @@ def test_the_page_follows_a_run_by_itself(root: Path) -> None:
         expect(page.locator(".pill").first).to_have_text("done", timeout=30_000)
         assert page.locator(".node.failed").count() == 0
         assert not problems
+
+
+def test_the_example_board_asks_only_for_metrics_that_there_are(client: TestClient, root: Path) -> None:
+    board = json.loads((Path(__file__).parents[2] / "deploy" / "grafana-board.json").read_text())
+    asked = {
+        name
+        for panel in board["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"fulcrum_\w+", target["expr"])
+    }
+    told = {name for line in client.get("/metrics").text.splitlines() for name in re.findall(r"^# TYPE (\w+)", line)}
+    assert {name.removesuffix("_total") for name in asked} <= {name.removesuffix("_total") for name in told}

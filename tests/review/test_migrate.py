@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
+from benchmarks.postgres import postgres, postgres_missing
 from stages.review import schema
 from stages.review.answers import Answer
 from stages.review.campaigns import CampaignSpec, NewItem, create_campaign, get_campaign, list_campaigns, progress
@@ -130,3 +133,48 @@ def test_a_newer_layout_is_refused_with_the_way_out(tmp_path: Path) -> None:
         database.execute("UPDATE meta SET value = '4'")
     with pytest.raises(ReviewError, match=r"newer release.*Install that release"):
         open_database(path)
+
+
+def open_to_all(folder: str) -> Path:
+    """The server runs as another user, who must be able to go into the folder."""
+    Path(folder).chmod(0o755)
+    return Path(folder)
+
+
+@pytest.mark.skipif(postgres_missing() is not None, reason=str(postgres_missing()))
+def test_on_postgresql_too(tmp_path: Path) -> None:
+    """The oldest layout, carried to a server as it was, ends with the rows that SQLite's migration ends with."""
+    path = restored("layout1", tmp_path)
+    old = sa.MetaData()
+    source = sa.create_engine(f"sqlite:///{path}")
+    with tempfile.TemporaryDirectory() as folder, postgres(open_to_all(folder) / "server") as url:
+        server = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+        with source.connect() as here, server.begin() as there:
+            old.reflect(here)
+            old.create_all(there)
+            for table in old.sorted_tables:
+                found = [dict(row) for row in here.execute(sa.select(table)).mappings()]
+                if found:
+                    there.execute(table.insert(), found)
+        server.dispose()
+        db = open_database(url)
+        with db.read() as connection:
+            got = {
+                t.name: [dict(r) for r in connection.execute(sa.select(t)).mappings()]
+                for t in schema.metadata.sorted_tables
+            }
+            assert (
+                connection.execute(sa.text("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'before%'")).scalar()
+                == 0
+            )
+        ada = person_named(db, "ada")
+        assert len(claim(db, "open", ada, 3, now=9000.0)) == 2  # which also writes to the log, whose numbers go on
+        db.close()
+    source.dispose()
+    open_database(path).close()
+    wanted = rows(path)
+    for table in ("campaign", "item", "person", "response", "lease", "tally", "meta"):
+        assert len(got[table]) == len(wanted[table]), table
+        assert sorted(str({k: v for k, v in r.items() if not isinstance(v, bool)}) for r in got[table]) == sorted(
+            str({k: v for k, v in r.items() if not isinstance(got[table][0][k], bool)}) for r in wanted[table]
+        ), table
