@@ -84,6 +84,16 @@ class Needs:
     ) -> None:
         self.store, self.policy, self.campaigns, self.versions = store, policy, campaigns, versions
 
+    def waiting(self, commits: Commits) -> list[tuple[Campaign, RunRecord]]:
+        """Campaigns whose gate is not committed, with the runs that ask them."""
+        return [
+            (campaign, run)
+            for campaign in self.campaigns()
+            for run in commits.runs
+            for n in run.nodes
+            if n.fingerprint and n.fingerprint.endswith(campaign.tail) and (n.name, n.fingerprint) not in commits.at
+        ]
+
     def reasons(self, commits: Commits, live: set[str]) -> dict[Place, str]:
         """By commit the first reason why it stays; what is not in it may go."""
         kept: dict[Place, str] = {}
@@ -102,11 +112,8 @@ class Needs:
                 keep([found[0]], f"registered: {one.shown}")
             elif found:
                 keep([found[0]], f"registered: {one.shown}", ancestry=False)
-        for campaign in self.campaigns():
-            for run in commits.runs:
-                waiting = [n for n in run.nodes if n.fingerprint and n.fingerprint.endswith(campaign.tail)]
-                if any((n.name, n.fingerprint) not in commits.at for n in waiting):
-                    keep(_of_run(commits, run), f"campaign {campaign.id} waits")
+        for campaign, run in self.waiting(commits):
+            keep(_of_run(commits, run), f"campaign {campaign.id} waits")
         for run in _newest(commits.runs, self.policy.keep):
             keep(_of_run(commits, run), f"run {run.run_id} of {run.pipeline}")
         newest: dict[tuple[str, str], Manifest] = {}
@@ -132,7 +139,7 @@ def survey(needs: Needs, local: Path | None = None) -> Found:
         for m in commits.manifests
         if place(m) not in kept
     ]
-    runs = _kept_runs(commits, kept, needs.policy, live)
+    runs = _kept_runs(commits, kept, needs.policy, live) | {run.run_id for _, run in needs.waiting(commits)}
     named = {folder for m in commits.manifests for folder in _folders(m)}
     at_work = {n.fingerprint[:16] for run in commits.runs if run.run_id in live for n in run.nodes if n.fingerprint}
     aged: list[tuple[Kind, str]] = []
@@ -141,12 +148,12 @@ def survey(needs: Needs, local: Path | None = None) -> Found:
             if f"data/{node}/{attempt}" not in named and attempt.partition("-")[0] not in at_work:
                 aged.append(("attempt", f"data/{node}/{attempt}"))
     aged += [("run", f"runs/{r.run_id}") for r in commits.runs if r.run_id not in runs]
-    ledgers = {r.ledger.rpartition("/")[2] for r in commits.runs if r.run_id in runs and r.ledger}
-    aged += [("ledger", f"ledgers/{name}") for name in store.names("ledgers") if name not in ledgers]
     beats = [name.removesuffix(".json") for name in store.names("live") if name.endswith(".json")]
     aged += [("heartbeat", f"live/{key}.json") for key in beats if Heartbeat(store, key, "").owner() is None]
     aged += [("unfinished file", path) for path in _unfinished(store)]
-    if not live:  # a reader may have planned to read the small shards that a larger one stands for
+    if not live:  # one may be about to name a ledger of old, or to read the small shards that a larger one stands for
+        ledgers = {r.ledger.rpartition("/")[2] for r in commits.runs if r.run_id in runs and r.ledger}
+        aged += [("ledger", f"ledgers/{name}") for name in store.names("ledgers") if name not in ledgers]
         for stage in store.names("records"):
             records = RecordStore(store, stage, tidy=False)
             aged += [("shard", f"records/{stage}/{name}") for name in records.replaced()]
@@ -182,8 +189,9 @@ def sweep(needs: Needs, found: Found, between: Callable[[], None] = lambda: None
         for folder in _folders(one.manifest):
             store.delete(folder)
         gone.append(one)
+    resumed = {str(n.fingerprint)[:32] for run in commits.runs if run.run_id in live for n in run.nodes}
     for one in found.garbage:
-        if one.manifest is not None or (one.kind == "shard" and live):
+        if one.manifest is not None or (one.kind in ("shard", "ledger") and live) or Path(one.path).name in resumed:
             continue
         if Path(one.path).is_absolute():
             shutil.rmtree(one.path, ignore_errors=True)

@@ -69,10 +69,12 @@ def registered(tracking_uri: str) -> list[Registered]:
 
 
 def commit_of(commits: Commits, one: Registered) -> tuple[Manifest, str] | None:
-    """The commit that a registered version is, by its digest, else by its address; None when it is of another store."""
-    for manifest, output in reversed(commits.makers(one.digest) if one.digest else []):
-        return manifest, output
-    return find_artifact(commits, one.source) if "/data/" in one.source else None
+    """The commit that a registered version is, by its address, else by its digest; None when it is of another store."""
+    named = find_artifact(commits, one.source) if "/data/" in one.source else None
+    if named is not None and one.digest in (None, named[0].outputs[named[1]].digest):
+        return named
+    made = commits.makers(one.digest) if one.digest else []
+    return made[-1] if made else None
 
 
 def find_registered(versions: Sequence[Registered], what: str) -> Registered | None:

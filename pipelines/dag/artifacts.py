@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import pyarrow as pa
@@ -79,7 +79,8 @@ def read_manifest(store: Store, node: str, fingerprint: str) -> Manifest | None:
             "Use the release that wrote it, or start a new store with --store."
         )
     value["outputs"] = {name: Committed(**output) for name, output in value["outputs"].items()}
-    return Manifest(**value)
+    known = {f.name for f in fields(Manifest)}  # a later release of the same format may have added some
+    return Manifest(**{key: item for key, item in value.items() if key in known})
 
 
 def latest_manifest(store: Store, node: str) -> Manifest | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -37,7 +38,8 @@ def store(config: Config) -> Iterator[Finding]:
         finally:
             opened.delete(path)
             if opened.is_local:
-                Path(opened.full("doctor")).rmdir()
+                with contextlib.suppress(OSError):  # another doctor is there
+                    Path(opened.full("doctor")).rmdir()
     except (OSError, StoreError) as error:
         remedy = (
             "Check the path, its permissions or the credentials: for S3 AWS_PROFILE or AWS_ACCESS_KEY_ID, "

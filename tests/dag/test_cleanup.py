@@ -121,6 +121,20 @@ def test_a_waiting_campaign_pins_what_it_was_made_of_until_it_is_committed(histo
     assert history.readable() == places(new)
 
 
+def test_a_campaign_is_not_forgotten_when_others_made_all_that_its_run_used(history: World) -> None:
+    history.run({"a": 1})
+    waiting = history.run({"a": 1}, waits="d")
+    assert set(states(waiting).values()) == {"CACHED", "WAITING_HUMAN"}
+    gate = str(waiting.node("d").fingerprint)
+    history.campaigns = [Campaign(f"d-{gate[-24:]}", gate[-24:], closed=False)]
+    for add in (2, 3):
+        history.run({"a": add})
+    for _ in range(2):  # the second time by the records that the first has left
+        sweep(history.needs(days=30), survey(history.needs(days=30)))
+    assert places(waiting) <= history.readable()
+    assert waiting.run_id in {run.run_id for run in load_runs(history.store)}
+
+
 def test_what_killed_runs_left_goes_after_the_grace_period(history: World) -> None:
     run = history.run({})
     store = history.store
