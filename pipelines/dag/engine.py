@@ -16,6 +16,26 @@ from stages.contract import Resources, StageError
 _STARTING = threading.Lock()  # stages that run side by side may both be the first to need it
 
 
+def _for_good(start: Callable[[], None]) -> None:
+    """Call in a thread that never ends: the kernel kills Ray's processes when the thread that started them is gone, not
+    when its process is (PR_SET_PDEATHSIG)."""
+    called = threading.Event()
+    raised: list[BaseException] = []
+
+    def hold() -> None:
+        try:
+            start()
+        except BaseException as error:
+            raised.append(error)
+        called.set()
+        threading.Event().wait()
+
+    threading.Thread(target=hold, name="ray", daemon=True).start()
+    called.wait()
+    if raised:
+        raise raised[0]
+
+
 class Engine(Protocol):
     def capacity(self) -> Resources | None:
         """What stages may hold together; None where they run one at a time."""
@@ -96,7 +116,10 @@ class RayEngine:
 
     def start(self) -> None:
         with _STARTING:
-            self._start()
+            if threading.current_thread() is threading.main_thread():
+                self._start()
+            else:
+                _for_good(self._start)
 
     def _start(self) -> None:
         import ray

@@ -246,3 +246,43 @@ def test_a_run_goes_on_with_its_other_branches_while_it_waits_for_one(tmp_path: 
     assert ended == ["b", "a"]
     assert len(reporter.notes) == 1
     assert json.dumps(beat["host"]).strip('"') in reporter.notes[0]
+
+
+POOLS = """
+import sys, time
+from pathlib import Path
+from pipelines.dag.engine import RayEngine
+from pipelines.dag.graph import Pipeline, node
+from stages.contract import Table, stage
+from tests.dag.test_concurrent import NoParams, go
+from tests.dag.toy import NUMBERS
+
+class Slow:
+    def __call__(self, batch):
+        began = time.time()
+        time.sleep(0.5)
+        return began, time.time()
+
+spans = {}
+
+def made(name, inputs=()):
+    @stage(name=name, version="1", params=NoParams, inputs={i: Table(NUMBERS) for i in inputs}, outputs={"out": Table(NUMBERS)})
+    def work(ctx, params):
+        found = list(ctx.map(Slow, list(range(4))))
+        spans[name] = (min(began for began, _ in found), max(ended for _, ended in found))
+        ctx.write("out", NUMBERS.table([{"key": name, "value": len(found)}]))
+    return work
+
+nodes = (node("a", made("a")), node("b", made("b")), node("c", made("c", ("a", "b")), a="a.out", b="b.out"))
+record = go(Path(sys.argv[1]), Pipeline("pools", nodes), RayEngine(num_cpus=2))
+assert [n.state for n in record.nodes] == ["SUCCEEDED"] * 3, [n.message for n in record.nodes]
+assert spans["a"][0] < spans["b"][1] and spans["b"][0] < spans["a"][1], spans
+print("fine")
+"""
+
+
+@pytest.mark.ray
+def test_pools_of_two_branches_share_a_ray_that_outlives_the_branch_that_started_it(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", POOLS, str(tmp_path)], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT,
+                          capture_output=True, text=True, timeout=240)  # fmt: skip
+    assert done.stdout.strip() == "fine", done.stderr[-2000:]
