@@ -217,7 +217,7 @@ class StandIn(InlineEngine):
     """Commits a few bytes for every clip that ``export`` wants encoded; everything else must be there already."""
 
     def map(
-        self, actor: Any, batches: Sequence[Any], init: Mapping[str, Any], cpus: float, gpus: float
+        self, actor: Any, batches: Sequence[Any], init: Mapping[str, Any], cpus: float, gpus: float, size: int
     ) -> Iterator[Any]:
         if actor is not CutActor:
             raise SystemExit(

@@ -22,6 +22,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from pipelines.config import Config, ConfigError
+from pipelines.dag.engine import InlineEngine
 from pipelines.dag.graph import Node, Pipeline
 from pipelines.dag.runner import Job, run
 from pipelines.dag.runs import NodeRecord, RunRecord
@@ -226,7 +227,7 @@ def _claims(paths: Sequence[str], sizes: np.ndarray) -> tuple[np.ndarray, np.nda
 # -- the sample --------------------------------------------------------------------------------------------------------
 
 
-class _TimedEngine:
+class _TimedEngine(InlineEngine):
     """Works in this process and counts what each stage's workers take per batch, without what they take to start: CPU
     seconds of this process and its children, so that a busy machine does not look like dear work; GPU seconds by the clock."""
 
@@ -236,7 +237,13 @@ class _TimedEngine:
         self.gpu_s: dict[str, float] = defaultdict(float)
 
     def map(
-        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], cpus: float, gpus: float
+        self,
+        actor: Callable[..., Any],
+        batches: Sequence[Any],
+        init: Mapping[str, Any],
+        cpus: float,
+        gpus: float,
+        size: int = 1,
     ) -> Iterator[Any]:
         if not batches:
             return
@@ -253,9 +260,6 @@ class _TimedEngine:
             close = getattr(worker, "close", None)
             if close:
                 close()
-
-    def start(self) -> None:
-        return
 
 
 def _cpu_seconds() -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -19,11 +18,12 @@ from pipelines.config import Config
 from pipelines.dag.artifacts import Manifest
 from pipelines.dag.engine import Engine, InlineEngine, RayEngine
 from pipelines.dag.graph import Pipeline
+from pipelines.dag.logs import NAME, EventLog
 from pipelines.dag.runner import Job, run
-from pipelines.dag.runs import RunRecord, now
+from pipelines.dag.runs import RunRecord
 from pipelines.dag.state import EXIT_DONE, EXIT_WAITING, State, exit_code
 from pipelines.dag.store import Store
-from pipelines.report_run import JsonLines, Terminal
+from pipelines.report_run import JsonLines, Logged, Terminal
 from pipelines.tracking import Tracker
 from stages.training.previews import PREVIEWS
 from stages.training.watch import CHECKPOINT
@@ -46,7 +46,10 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
     tracker = Tracker(config.tracking_uri, settings.tracking.experiment, store) if settings.tracking.enabled else None
     publisher = _Publisher(tracker) if tracker else None
     serve = f"fulcrum review serve --store {shlex.quote(settings.store)}"
-    reporter: Terminal | JsonLines = JsonLines() if as_json else Terminal(again, serve)
+    shown: Terminal | JsonLines = JsonLines() if as_json else Terminal(again, serve)
+
+    log = EventLog(str((local / NAME).absolute()))
+    reporter = Logged(shown, log)
 
     def on_commit(record: RunRecord, manifest: Manifest, cached: bool) -> None:
         if tracker and publisher:
@@ -58,15 +61,13 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
                     f"MLflow: {manifest.node} was not published ({type(error).__name__}); the next run publishes it"
                 )
 
-    log = _EventLog(local / "events.jsonl")
-
     def on_event(kind: str, fields: Mapping[str, object]) -> None:
         log.write(kind, fields)
         if publisher and kind == CHECKPOINT:
             publisher.checkpoint(pipeline.name, job.code, fields)
         if publisher and kind == PREVIEWS:
             publisher.previews(fields)
-        reporter.event(kind, fields)
+        shown.event(kind, fields)
 
     job = Job(
         pipeline=pipeline,
@@ -81,7 +82,9 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
         quiet=as_json,
         on_commit=on_commit,
         on_event=on_event,
-        on_progress=reporter.progress if isinstance(reporter, JsonLines) else None,
+        on_progress=shown.progress if isinstance(shown, JsonLines) else None,
+        log=log,
+        config=config.shown(),
     )
     with _terminated_as_interrupt():
         try:
@@ -122,18 +125,6 @@ class _Publisher:
         """Until what is under way is done, whether it worked or not."""
         if self.last is not None:
             self.last.exception()
-
-
-class _EventLog:
-    """Structured lines of all runs on this machine, appended to one file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def write(self, kind: str, fields: Mapping[str, object]) -> None:
-        line = json.dumps({"at": now(), "event": kind, **fields}, ensure_ascii=False, default=str)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
 
 
 def code_revision() -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from pipelines.dag.logs import EventLog
 from pipelines.dag.runs import NodeRecord, RunRecord, now
 
 MARKS = {
@@ -87,10 +89,12 @@ class JsonLines:
 
     def __init__(self) -> None:
         self.run_id: str | None = None
+        self._lock = threading.Lock()
 
     def _say(self, event: str, **fields: Any) -> None:
         value = {"event": event, "at": now(), "run_id": self.run_id, **fields}
-        print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
+        with self._lock:  # stages that run side by side tell from threads of their own
+            print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
 
     def event(self, kind: str, fields: Mapping[str, object]) -> None:
         """What a stage tells while it runs: ``record_failed``, and events of its own."""
@@ -114,6 +118,37 @@ class JsonLines:
 
     def run_ended(self, run: RunRecord) -> None:
         self._say("run_ended", **status_json(run))
+
+
+class Logged:
+    """Tells a reporter, and writes the same to the machine's log, with the run's and the stage's id."""
+
+    def __init__(self, shown: Terminal | JsonLines, log: EventLog) -> None:
+        self.shown, self.log = shown, log
+
+    def run_started(self, run: RunRecord) -> None:
+        self.log = self.log.bind(run_id=run.run_id)
+        self.log.write("run_started", {"pipeline": run.pipeline, "code": run.code})
+        self.shown.run_started(run)
+
+    def node_started(self, node: NodeRecord) -> None:
+        self.log.write("stage_started", {"stage": node.name, "fingerprint": node.fingerprint})
+        self.shown.node_started(node)
+
+    def node_ended(self, node: NodeRecord) -> None:
+        told = {k: v for k, v in _node(node).items() if k not in ("name", "outputs")}
+        self.log.write(
+            "stage_ended", {"stage": node.name, "fingerprint": node.fingerprint, **told, "counts": node.counts}
+        )
+        self.shown.node_ended(node)
+
+    def note(self, text: str) -> None:
+        self.log.write("note", {"text": text})
+        self.shown.note(text)
+
+    def run_ended(self, run: RunRecord) -> None:
+        self.log.write("run_ended", {"pipeline": run.pipeline, "state": run.state})
+        self.shown.run_ended(run)
 
 
 def _node(node: NodeRecord) -> dict[str, Any]:

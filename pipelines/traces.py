@@ -18,16 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from data_schemas.schema import TABLE_KEY
 from data_schemas.tables import TABLES
-from pipelines.dag.artifacts import Committed, Manifest, read_manifest
+from pipelines.commits import Commits, kind_of
+from pipelines.dag.artifacts import Committed, Manifest
 from pipelines.dag.records import RecordStore
-from pipelines.dag.runs import RunRecord, load_run
 from pipelines.dag.store import Store
 from stages.contract import StageError
 
 # A row that has one of a video's identities in one of these columns is a row of that video; elsewhere it only mentions it.
-_OWNER = ("video_id", "clip_id", "subject_id", "sample_id", "pair_id")
+OWNER = frozenset({"video_id", "clip_id", "subject_id", "sample_id", "pair_id"})
 _NAMED_AFTER_CLIPS = {("export", "media")}  # folders in which every file is named after its clip
 # Folders in which every file is named in columns of another output, which has a row per clip.
 _NAMED_IN_ROWS = {("review_media", "proxies"): ("shown", ("media", "pictures"))}
@@ -75,52 +74,14 @@ class Traces:
     content: list[str]
     same_content: list[Video]
     records: dict[str, list[str]] = field(default_factory=dict)  # by stage, the groups in which its content is recorded
+    derived: list[str] = field(default_factory=list)  # stages whose records of it have keys that only they can make
+    ledgers: dict[str, int] = field(default_factory=dict)  # rows of it by URI
     redo: dict[str, list[str]] = field(default_factory=dict)  # by pipeline, the nodes of its latest run that hold it
 
 
-class Commits:
-    """Every commit of a store, in the order in which they were started."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        found = []
-        for node in store.names("stages"):
-            for name in store.names(f"stages/{node}"):
-                manifest = read_manifest(store, node, name.removesuffix(".json")) if name.endswith(".json") else None
-                if manifest is not None:
-                    found.append(manifest)
-        self.manifests = sorted(found, key=lambda manifest: manifest.started)
-        latest: dict[str, RunRecord] = {}
-        for name in store.names("runs"):
-            try:
-                record = load_run(store, name)
-            except (FileNotFoundError, ValueError):
-                continue  # a run that was killed before it had a record
-            latest[record.pipeline] = record
-        self.latest = latest
-        self.current = {(n.name, n.fingerprint) for run in latest.values() for n in run.nodes if n.fingerprint}
-
-    def tables(self, *names: str) -> Iterator[tuple[Manifest, str, pads.Dataset]]:
-        """Committed tables with their output's name, the newest first; of these kinds, or all."""
-        for manifest in reversed(self.manifests):
-            for output, committed in manifest.outputs.items():
-                dataset = self.open(committed)
-                if dataset is not None and (not names or _kind(dataset) in names):
-                    yield manifest, output, dataset
-
-    def open(self, committed: Committed) -> pads.Dataset | None:
-        """The committed table, whatever its version is; None for a folder of files."""
-        if committed.kind != "table":
-            return None
-        names = [
-            f"{self.store.full(committed.path)}/{n}" for n in self.store.names(committed.path) if n.endswith(".parquet")
-        ]
-        return pads.dataset(names, filesystem=self.store.fs, format="parquet") if names else None
-
-
-def find_video(commits: Commits, what: str, known: Iterable[Video] = ()) -> Video:
+def find_video(commits: Commits, what: str, known: Iterable[Video] = (), *, artifacts: bool = False) -> Video:
     """The one video that ``what`` names: its id, its URI, or the end of its path below the source; of all that were ever
-    committed, and of those ``known`` besides.
+    committed, and of those ``known`` besides. ``artifacts``: the message says that no artifact is called so either.
 
     Raises ``StageError`` where there is none, or where several paths end so: whom to take down is nothing to guess.
     """
@@ -145,8 +106,12 @@ def find_video(commits: Commits, what: str, known: Iterable[Video] = ()) -> Vide
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
+        neither = "no artifact and no video" if artifacts else "no video"
+        also = (
+            " For an artifact give its output's name (adapter_final), node.output, digest or path." if artifacts else ""
+        )
         raise StageError(
-            f"no video in {commits.store.display} is called {what}. Give its video_id, its URI, or the end of its path."
+            f"{neither} in {commits.store.display} is called {what}. Give its video_id, its URI, or the end of its path.{also}"
         )
     shown = "\n".join(f"  {v.video_id}  {v.path}" for v in sorted(candidates, key=lambda v: v.path)[:20])
     more = f"\n  and {len(candidates) - 20} more" if len(candidates) > 20 else ""
@@ -167,8 +132,11 @@ def trace(commits: Commits, video: Video) -> Traces:
     named = {
         Path(uri).name for artifact in artifacts for uri in artifact.files
     }  # a proxy's record bears its file's name
-    found.records = _records(commits.store, [*content, video.video_id, *named])
+    found.records = _records(commits.store, [*content, video.video_id, *named, *_clip_keys(commits, identities)])
     touched = {(t.node, t.fingerprint) for t in artifacts}
+    stages = {commits.at[t.node, t.fingerprint].stage for t in artifacts}
+    found.derived = sorted(stages & set(commits.store.names("records")) - set(found.records))
+    found.ledgers = _ledgers(commits, identities)
     for pipeline, run in commits.latest.items():
         nodes = [n.name for n in run.nodes if (n.name, n.fingerprint) in touched]
         if nodes:
@@ -225,7 +193,7 @@ def shown_to_people(database_url: str, identities: set[str]) -> list[Shown]:
 
 
 def _count(dataset: pads.Dataset, identities: set[str]) -> int:
-    kind = _kind(dataset)
+    kind = kind_of(dataset)
     key = TABLES[kind].key if kind in TABLES else ()
     columns = [f.name for f in dataset.schema if _texts(f.type)]
     count = 0
@@ -236,10 +204,10 @@ def _count(dataset: pads.Dataset, identities: set[str]) -> int:
         for name in columns:
             for leaf, mask in _matches(name, batch.column(name), wanted):
                 named |= mask
-                if leaf in _OWNER:
+                if leaf in OWNER:
                     owned |= mask
         count += int(named.sum())
-        for name in set(key) & set(_OWNER) & set(columns):
+        for name in set(key) & OWNER & set(columns):
             identities.update(batch.column(name).filter(pa.array(owned)).to_pylist())
     return count
 
@@ -251,6 +219,18 @@ def _texts(kind: pa.DataType) -> bool:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _texts(kind.value_type)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def leaves(field: pa.Field) -> Iterator[str]:
+    """The names under which texts stand in a column, its own and those nested in it."""
+    kind = field.type
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    if pa.types.is_struct(kind):
+        for child in kind:
+            yield from leaves(child)
+    elif _texts(kind):
+        yield field.name
 
 
 def _matches(name: str, array: pa.Array, wanted: pa.StringArray) -> Iterator[tuple[str, np.ndarray]]:
@@ -355,6 +335,44 @@ def _same_content(commits: Commits, video: Video, content: Sequence[str]) -> lis
     return sorted(found.values(), key=lambda v: v.path)
 
 
+def _clip_keys(commits: Commits, identities: set[str]) -> list[str]:
+    """Keys under which encoded clips and embeddings of these clips were ever recorded."""
+    from stages.curation.export import clip_keys
+    from stages.curation.keyframes import index_frames
+
+    wanted = pa.array(sorted(identities), pa.string())
+    keys: set[str] = set()
+    shas = {
+        row["video_id"]: row["sha256"]
+        for _, _, dataset in commits.tables("videos")
+        for row in dataset.to_table(
+            columns=["video_id", "sha256"], filter=pc.field("video_id").isin(wanted)
+        ).to_pylist()
+    }
+    for _, _, dataset in commits.tables("clips"):
+        columns = ["clip_id", "video_id", "start_frame", "end_frame"]
+        clips = dataset.to_table(columns=columns, filter=pc.field("clip_id").isin(wanted))
+        sha = pa.array([shas.get(video) for video in clips.column("video_id").to_pylist()], pa.string())
+        keys.update(clip_keys(clips.append_column("sha256", sha)))
+    for _, _, dataset in commits.tables("keyframes"):
+        keys.update(index_frames(dataset, wanted).clips.column("record_key").to_pylist())
+    return sorted(keys)
+
+
+def _ledgers(commits: Commits, identities: set[str]) -> dict[str, int]:
+    """Rows of these records in the ledger of every commit."""
+    wanted = pa.array(sorted(identities), pa.string())
+    found = {}
+    for manifest in commits.manifests:
+        if manifest.ledger:
+            path = commits.store.full(manifest.ledger)
+            ledger = pads.dataset(path, filesystem=commits.store.fs, format="parquet")
+            rows = ledger.count_rows(filter=pc.field("record_id").isin(wanted) | pc.field("video_id").isin(wanted))
+            if rows:
+                found[commits.store.uri_of(manifest.ledger)] = rows
+    return found
+
+
 def _records(store: Store, keys: Sequence[str]) -> dict[str, list[str]]:
     """By stage, the groups that have records under these keys."""
     found: dict[str, list[str]] = {}
@@ -363,7 +381,3 @@ def _records(store: Store, keys: Sequence[str]) -> dict[str, list[str]]:
         if groups:
             found[stage] = groups
     return found
-
-
-def _kind(dataset: pads.Dataset) -> str:
-    return (dataset.schema.metadata or {}).get(TABLE_KEY, b"").decode()

@@ -67,7 +67,7 @@ Artifact = Table | Files
 
 @dataclass(frozen=True)
 class Resources:
-    """What must be free before the stage starts, beside its driver, which takes no CPU."""
+    """What must be free before the stage starts beside others; its driver takes no CPU. A pool takes more where more is free."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -86,6 +86,7 @@ class Waiting:
 class Stage:
     """One kind of node.
 
+    ``resources`` may be a function of the parameters.
     ``optional`` names inputs that a pipeline may leave unwired. ``models`` maps the parameters to the digests of every
     model the stage loads; ``world`` digests whatever the stage reads from outside the store (a source listing, the
     answers of a campaign). Both are called at plan time, must be cheap and must not import torch or ray.
@@ -98,7 +99,7 @@ class Stage:
     inputs: Mapping[str, Artifact]
     outputs: Mapping[str, Artifact]
     optional: frozenset[str] = frozenset()
-    resources: Resources = field(default_factory=Resources)
+    resources: Resources | Callable[[Any], Resources] = field(default_factory=Resources)
     gate: bool = False
     models: Callable[[Any], Mapping[str, str]] | None = None
     world: Callable[[Any, World], Mapping[str, str]] | None = None
@@ -131,7 +132,7 @@ def stage(
     outputs: Mapping[str, Artifact],
     inputs: Mapping[str, Artifact] | None = None,
     optional: Iterable[str] = (),
-    resources: Resources | None = None,
+    resources: Resources | Callable[[Any], Resources] | None = None,
     gate: bool = False,
     models: Callable[[Any], Mapping[str, str]] | None = None,
     world: Callable[[Any, World], Mapping[str, str]] | None = None,

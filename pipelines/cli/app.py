@@ -1,5 +1,5 @@
-"""``fulcrum``: run, plan, status, graph, funnel, remove, train, merge, sample, prompt, evaluate, report, protocol, people, adapter,
-promote, config, review, world.
+"""``fulcrum``: run, plan, status, runs, graph, funnel, trace, remove, gc, doctor, serve, train, merge, sample, prompt, evaluate,
+report, protocol, people, adapter, promote, config, review, world.
 """
 
 from __future__ import annotations
@@ -20,14 +20,19 @@ from pipelines.catalog import BUILT_IN, find
 from pipelines.cli import (
     adapter_commands,
     config_commands,
+    doctor_command,
     evaluate_commands,
     funnel_commands,
+    gc_command,
     people_commands,
     promote_command,
     prompt_command,
     protocol_commands,
     remove_commands,
     review_commands,
+    runs_commands,
+    serve_command,
+    trace_command,
     train_commands,
     world_commands,
 )
@@ -57,6 +62,7 @@ app = typer.Typer(
     epilog="Pipelines: " + "; ".join(f"{name}, {doc}" for name, doc in BUILT_IN.items()) + ".",
 )
 app.add_typer(config_commands.app, name="config")
+app.add_typer(runs_commands.app, name="runs")
 app.add_typer(review_commands.app, name="review")
 app.add_typer(world_commands.app, name="world")
 app.add_typer(train_commands.app, name="train")
@@ -218,7 +224,11 @@ def graph(
 
 
 app.command()(funnel_commands.funnel)
+app.command()(trace_command.trace)
 app.command()(remove_commands.remove)
+app.command()(gc_command.gc)
+app.command()(serve_command.serve)
+app.command()(doctor_command.doctor)
 app.command()(promote_command.promote)
 app.command()(adapter_commands.merge)
 app.command()(adapter_commands.sample)

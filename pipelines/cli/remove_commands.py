@@ -32,10 +32,11 @@ def remove(
 
     The next `fulcrum run` makes the tables again without it; nothing else is decoded or encoded again.
     """
+    from pipelines.commits import Commits
     from pipelines.config import Config, Settings
     from pipelines.dag.store import Store
     from pipelines.dag.takedowns import record, taken_down
-    from pipelines.traces import Commits, Video, find_video, shown_to_people, trace
+    from pipelines.traces import Video, find_video, shown_to_people, trace
 
     settings = Settings.model_validate({"store": store or Settings().store, "review": {"database": database}})
     opened = Store(settings.store, create=False)
@@ -56,17 +57,22 @@ def remove(
 
 
 def _as_dict(traces: Traces, shown: Sequence[Shown], entry: Entry | None, dry_run: bool, undo: bool) -> dict[str, Any]:
+    return {**traces_json(traces, shown, entry), "dry_run": dry_run, "undo": undo}
+
+
+def traces_json(traces: Traces, shown: Sequence[Shown], entry: Entry | None) -> dict[str, Any]:
+    """Everything a video touched, for machines."""
     return {
         "video": asdict(traces.video),
         "taken_down": entry is not None and entry.action == "remove",
         "entry": asdict(entry) if entry else None,
-        "dry_run": dry_run,
-        "undo": undo,
         "artifacts": [asdict(artifact) for artifact in traces.artifacts],
+        "ledgers": traces.ledgers,
         "identities": len(traces.identities),
         "content": traces.content,
         "same_content": [asdict(video) for video in traces.same_content],
         "records": traces.records,
+        "records_of_its_content": traces.derived,
         "review": [asdict(campaign) for campaign in shown],
         "redo": traces.redo,
     }
@@ -75,7 +81,6 @@ def _as_dict(traces: Traces, shown: Sequence[Shown], entry: Entry | None, dry_ru
 def _tell(
     console: Console, traces: Traces, shown: Sequence[Shown], entry: Entry | None, dry_run: bool, undo: bool
 ) -> None:
-    video = traces.video
     if dry_run:
         state = "is taken down" if entry and entry.action == "remove" else "is in use; nothing was changed (--dry-run)"
     elif entry is None:
@@ -84,6 +89,18 @@ def _tell(
         state = f"is allowed again ({entry.at}, by {entry.by})"
     else:
         state = f"is taken down ({entry.at}, by {entry.by}{f': {entry.reason}' if entry.reason else ''})"
+    tell_traces(console, traces, shown, state)
+    if traces.redo and (dry_run or entry is not None):
+        console.print("\nTo make the tables with it again:" if undo else "\nTo make the tables without it:")
+        for pipeline, nodes in traces.redo.items():
+            console.print(
+                f"  fulcrum run {pipeline}   makes again, as far as they come out otherwise: {', '.join(nodes)}"
+            )
+
+
+def tell_traces(console: Console, traces: Traces, shown: Sequence[Shown], state: str) -> None:
+    """A video and everything it touched, for people."""
+    video = traces.video
     console.print(f"[bold]{escape(video.path)}[/] ({video.video_id}) {escape(state)}")
     console.print(escape(video.uri))
     for title, current in (("In what the latest runs made:", True), ("In older commits:", False)):
@@ -94,6 +111,10 @@ def _tell(
                 _tell_artifact(console, artifact)
     if not traces.artifacts:
         console.print("\nNo committed artifact holds it.")
+    if traces.ledgers:
+        console.print("\nLedgers with rows of it:")
+        for uri, rows in traces.ledgers.items():
+            console.print(f"  {rows:>4} rows  {escape(uri)}")
     if shown:
         console.print("\nIn the review database, which lies outside the store and keeps what was asked and answered:")
         for campaign in shown:
@@ -106,14 +127,12 @@ def _tell(
         console.print("\n[yellow]The same content lies in other files, which stay in use:[/]")
         for other in traces.same_content:
             console.print(f"  {other.video_id}  {escape(other.path)}")
-    if traces.records:
+    if traces.records or traces.derived:
         console.print("\nRecords of its content stay in the store and are used by no table while it is taken down:")
         for stage, groups in sorted(traces.records.items()):
             console.print(f"  records/{stage}: {', '.join(groups)}")
-    if traces.redo and not dry_run and entry is not None:
-        console.print("\nTo make the tables without it:" if not undo else "\nTo make the tables with it again:")
-        for pipeline, nodes in traces.redo.items():
-            console.print(f"  fulcrum run {pipeline}   makes again: {', '.join(nodes)}")
+        for stage in traces.derived:
+            console.print(f"  records/{stage}: keyed by what was made of its clips, so that they cannot be told apart")
 
 
 def _tell_artifact(console: Console, artifact: Trace) -> None:

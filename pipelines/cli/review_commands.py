@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from pipelines.cli.options import Json, StoreUri
 from pipelines.config import Config, ConfigError, Settings
 
 if TYPE_CHECKING:
+    from pipelines.dag.store import Store
     from stages.review.database import Database
 
 DatabaseUrl = Annotated[
@@ -50,6 +52,13 @@ def serve(
     ] = None,
 ) -> None:  # fmt: skip
     """Serve the review page until Ctrl-C. On a new database it prints the link that logs you in as its admin."""
+    serve_pages(store, database, host, port, public_url)
+
+
+def serve_pages(
+    store: str | None, database: str | None, host: str, port: int, public_url: str | None, status: Store | None = None
+) -> None:
+    """The review page, with the status page of a store beside it where one is given."""
     from stages.review.app import serve as serve_page
     from stages.review.learned import WANTED_PRECISION
 
@@ -57,7 +66,12 @@ def serve(
         return _rules(answers, campaign, store, None, WANTED_PRECISION)[0]
 
     url = _database_url(store, database, there=False)
-    serve_page(url, host=host, port=port, public_url=public_url, rules=rules)
+    extend = None
+    if status is not None:
+        from pipelines.status.app import add_status
+
+        extend = partial(add_status, store=status)
+    serve_page(url, host=host, port=port, public_url=public_url, rules=rules, extend=extend)
 
 
 @app.command()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import pyarrow as pa
@@ -46,6 +46,8 @@ class Manifest:
     code: str
     format: int = MANIFEST_FORMAT
     counts: Mapping[str, int] = field(default_factory=dict)
+    sources: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By input: node, fingerprint and output it was read from. Lineage only: what decides is the input's digest."""
 
     @property
     def digests(self) -> dict[str, str]:
@@ -77,7 +79,8 @@ def read_manifest(store: Store, node: str, fingerprint: str) -> Manifest | None:
             "Use the release that wrote it, or start a new store with --store."
         )
     value["outputs"] = {name: Committed(**output) for name, output in value["outputs"].items()}
-    return Manifest(**value)
+    known = {f.name for f in fields(Manifest)}  # a later release of the same format may have added some
+    return Manifest(**{key: item for key, item in value.items() if key in known})
 
 
 def latest_manifest(store: Store, node: str) -> Manifest | None:

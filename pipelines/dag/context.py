@@ -23,10 +23,13 @@ from pipelines.dag.digest import files_digest, table_digest
 from pipelines.dag.engine import Engine
 from pipelines.dag.fingerprint import record_recipe
 from pipelines.dag.ledger import LedgerWriter
-from pipelines.dag.progress import progress
+from pipelines.dag.logs import EventLog
+from pipelines.dag.progress import Kept, Tally, progress
 from pipelines.dag.records import RecordStore
+from pipelines.dag.room import Room
+from pipelines.dag.runs import now, progress_path
 from pipelines.dag.store import Store, sha256_file
-from stages.contract import Files, Progress, Stage, StageError, Table, World
+from stages.contract import Files, Progress, Resources, Stage, StageError, Table, World
 
 ROWS_PER_FILE = 1_000_000
 
@@ -47,10 +50,12 @@ class StageContext:
         world: World,
         engine: Engine,
         local: Path,
+        room: Room | None = None,
         retry_failed: bool = False,
         quiet: bool = False,
         on_event: Callable[[str, Mapping[str, object]], None] = lambda kind, fields: None,
         on_progress: Callable[[Mapping[str, Any]], None] | None = None,
+        log: EventLog | None = None,
     ) -> None:
         self.store, self.name, self.stage = store, name, stage
         self.fingerprint, self.run_id, self.seed, self.world = fingerprint, run_id, seed, world
@@ -58,6 +63,7 @@ class StageContext:
         self.store_uri = store.uri
         self._inputs, self._engine, self._quiet, self._on_event = inputs, engine, quiet, on_event
         self._on_progress = on_progress
+        self._room, self._log = room or Room(None), log
         self._told: set[str] = set()  # records whose failure was told while the stage ran
         self._attempt = f"data/{name}/{fingerprint[:16]}-{uuid.uuid4().hex[:8]}"
         self._local = local
@@ -176,7 +182,7 @@ class StageContext:
     @property
     def records(self) -> RecordStore:
         if self._records is None:
-            self._records = RecordStore(self.store, self.stage.name)
+            self._records = RecordStore(self.store, self.stage.name, log=self._log)
         return self._records
 
     def map(
@@ -188,10 +194,20 @@ class StageContext:
         cpus: float = 1.0,
         gpus: float = 0.0,
     ) -> Iterator[Any]:
-        return self._engine.map(actor, batches, init or {}, cpus, gpus)
+        size = self._engine.pool_size(len(batches), cpus, gpus, self._room.share(self.name)) if batches else 0
+        with self._room.pool(self.name, Resources(size * cpus, size * gpus)):
+            yield from self._engine.map(actor, batches, init or {}, cpus, gpus, size)
 
     def progress(self, total: int, unit: str, weight: float = 0.0) -> Progress:
-        return progress(self.name, total, unit, self._quiet, weight, self._on_progress)
+        shown = progress(self.name, total, unit, self._quiet, weight, self._on_progress)
+        return Kept(shown, Tally(self.name, total, unit, weight), self._keep_progress)
+
+    def _keep_progress(self, fields: Mapping[str, Any]) -> None:
+        """For whoever watches from elsewhere: the status page reads it from the store."""
+        try:
+            self.store.put_json(progress_path(self.run_id, self.name), {**fields, "at": now()})
+        except OSError:
+            pass  # what fails the store fails the stage, with its own message
 
     def event(self, kind: str, **fields: object) -> None:
         if kind == "record_failed":

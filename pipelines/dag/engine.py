@@ -5,16 +5,54 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from stages.contract import StageError
+from stages.contract import Resources, StageError
+
+_STARTING = threading.Lock()  # stages that run side by side may both be the first to need it
+
+
+def _for_good(start: Callable[[], None]) -> None:
+    """Call in a thread that never ends: the kernel kills Ray's processes when the thread that started them is gone, not
+    when its process is (PR_SET_PDEATHSIG)."""
+    called = threading.Event()
+    raised: list[BaseException] = []
+
+    def hold() -> None:
+        try:
+            start()
+        except BaseException as error:
+            raised.append(error)
+        called.set()
+        threading.Event().wait()
+
+    threading.Thread(target=hold, name="ray", daemon=True).start()
+    called.wait()
+    if raised:
+        raise raised[0]
 
 
 class Engine(Protocol):
+    def capacity(self) -> Resources | None:
+        """What stages may hold together; None where they run one at a time."""
+        ...
+
+    def pool_size(self, batches: int, cpus: float, gpus: float, at_most: Resources | None) -> int:
+        """Workers for this many batches, of ``cpus`` and ``gpus`` each; at least one, within ``at_most`` where that has room."""
+        ...
+
     def map(
-        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], cpus: float, gpus: float
+        self,
+        actor: Callable[..., Any],
+        batches: Sequence[Any],
+        init: Mapping[str, Any],
+        cpus: float,
+        gpus: float,
+        size: int,
     ) -> Iterator[Any]: ...
 
     def start(self) -> None:
@@ -25,8 +63,20 @@ class Engine(Protocol):
 class InlineEngine:
     """One actor in this process: for tests and for machines without Ray."""
 
+    def capacity(self) -> Resources | None:
+        return None
+
+    def pool_size(self, batches: int, cpus: float, gpus: float, at_most: Resources | None) -> int:
+        return 1
+
     def map(
-        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], cpus: float, gpus: float
+        self,
+        actor: Callable[..., Any],
+        batches: Sequence[Any],
+        init: Mapping[str, Any],
+        cpus: float,
+        gpus: float,
+        size: int,
     ) -> Iterator[Any]:
         if not batches:
             return
@@ -65,6 +115,13 @@ class RayEngine:
     num_cpus: int | None = None
 
     def start(self) -> None:
+        with _STARTING:
+            if threading.current_thread() is threading.main_thread():
+                self._start()
+            else:
+                _for_good(self._start)
+
+    def _start(self) -> None:
         import ray
 
         if ray.is_initialized():
@@ -92,15 +149,32 @@ class RayEngine:
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
 
+    def capacity(self) -> Resources | None:
+        if self.address:
+            self.start()
+            import ray
+
+            have = ray.cluster_resources()
+            return Resources(have.get("CPU", 0.0), have.get("GPU", 0.0))
+        # As a local Ray will count them, without starting it for a run in which nothing is to be done.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = len([g for g in visible.split(",") if g]) if visible is not None else len(_nvidia())
+        return Resources(float(self.num_cpus or os.cpu_count() or 1), float(gpus))
+
     def map(
-        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], cpus: float, gpus: float
+        self,
+        actor: Callable[..., Any],
+        batches: Sequence[Any],
+        init: Mapping[str, Any],
+        cpus: float,
+        gpus: float,
+        size: int,
     ) -> Iterator[Any]:
         if not batches:
             return
         self.start()
         import ray
 
-        size = self._pool_size(len(batches), cpus, gpus)
         rows = [{"batch": pickle.dumps(batch)} for batch in batches]
         # One block per batch: a block is Ray's unit of scheduling, and a batch is ours.
         data = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -119,19 +193,27 @@ class RayEngine:
                     raise result.error
                 yield result
 
-    def _pool_size(self, batches: int, cpus: float, gpus: float) -> int:
+    def pool_size(self, batches: int, cpus: float, gpus: float, at_most: Resources | None) -> int:
+        self.start()
         import ray
 
         have = ray.cluster_resources()
-        fits = int(have.get("CPU", 0) // cpus) if cpus else batches
-        if gpus:
-            fits = min(fits, int(have.get("GPU", 0) // gpus))
+        fits = _fitting(batches, cpus, gpus, Resources(have.get("CPU", 0.0), have.get("GPU", 0.0)))
         if fits < 1:
             raise StageError(
                 f"one worker wants {cpus:g} CPUs and {gpus:g} GPUs, but the cluster has {have.get('CPU', 0):g} CPUs "
                 f"and {have.get('GPU', 0):g} GPUs. Lower the stage's resources or add a node."
             )
-        return min(batches, fits)
+        return min(fits, max(1, _fitting(batches, cpus, gpus, at_most))) if at_most else fits
+
+
+def _fitting(batches: int, cpus: float, gpus: float, room: Resources) -> int:
+    fits = int(room.cpus // cpus) if cpus else batches
+    return min(batches, fits, int(room.gpus // gpus)) if gpus else min(batches, fits)
+
+
+def _nvidia() -> list[str]:
+    return [name for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name)] if os.path.isdir("/dev") else []
 
 
 class _Worker:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 EVERY_S = 5.0
+_ONE_BAR = threading.Lock()
 
 
 class Tally:
@@ -99,6 +101,30 @@ class Told:
             self._say()
 
 
+class Kept:
+    """Shows progress as ``shown`` does, and keeps it every few seconds and at the end for others to read."""
+
+    def __init__(self, shown: Silent | Told | Bar, tally: Tally, keep: Callable[[Mapping[str, Any]], None]) -> None:
+        self.shown, self.tally, self.keep = shown, tally, keep
+        self.kept_at = tally.started
+
+    def advance(self, n: int = 1, failed: int = 0, *, footage_s: float = 0.0, weight: float = 0.0) -> None:
+        self.shown.advance(n, failed, footage_s=footage_s, weight=weight)
+        self.tally.add(n, failed, footage_s, weight)
+        if time.monotonic() - self.kept_at >= EVERY_S:
+            self.kept_at = time.monotonic()
+            self.keep(self.tally.fields())
+
+    def __enter__(self) -> Kept:
+        self.shown.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.shown.__exit__(*exc)
+        if self.tally.seconds >= EVERY_S:
+            self.keep(self.tally.fields())
+
+
 def line(tally: Tally) -> None:
     left = "" if tally.left_s is None else f", {clock(tally.left_s)} left"
     print(
@@ -111,11 +137,11 @@ def line(tally: Tally) -> None:
 class Bar:
     """A rich bar on a terminal; it moves by weight where there is one."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, tally: Tally, gone: Callable[[], None] = lambda: None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self.tally = tally
+        self.tally, self.gone = tally, gone
         self.bar = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=30),
@@ -140,6 +166,7 @@ class Bar:
 
     def __exit__(self, *exc: object) -> None:
         self.bar.stop()
+        self.gone()
 
 
 def progress(
@@ -156,7 +183,10 @@ def progress(
         return Told(tally, lambda told: emit(told.fields()), short=True)
     if quiet:
         return Silent()
-    return Bar(tally) if sys.stderr.isatty() else Told(tally, line, short=False)
+    # A terminal has room for one bar that moves; stages that run beside it tell by lines.
+    if sys.stderr.isatty() and _ONE_BAR.acquire(blocking=False):
+        return Bar(tally, _ONE_BAR.release)
+    return Told(tally, line, short=False)
 
 
 def footage(seconds: float) -> str:

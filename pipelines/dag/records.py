@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.dag.logs import EventLog
 from pipelines.dag.shards import KEY, MERGED, SUFFIX, Shard, ShardWriter, merge, open_shard
 from pipelines.dag.sorted_keys import SortedKeys
 from pipelines.dag.store import Store
@@ -61,8 +62,8 @@ class Keys(AbstractSet[str]):
 class RecordStore:
     """The records of one record stage (by stage name, so that pipelines share them)."""
 
-    def __init__(self, store: Store, stage: str, *, tidy: bool = True) -> None:
-        self.store = store
+    def __init__(self, store: Store, stage: str, *, tidy: bool = True, log: EventLog | None = None) -> None:
+        self.store, self.log = store, log
         self.folder = f"records/{stage}"
         self.tidy = tidy
         self._shards: dict[str, Shard] = {}
@@ -80,7 +81,7 @@ class RecordStore:
 
     def shards(self, groups: Sequence[Group]) -> ShardWriter:
         self._written = True
-        return ShardWriter(self.store.uri, self.folder, tuple(groups))
+        return ShardWriter(self.store.uri, self.folder, tuple(groups), self.log)
 
     def read(self, group: Group, keys: pa.Array | Sequence[str] | None = None) -> pa.Table:
         """Rows of these keys; cheapest for keys that are neighbours in sorted order. Without ``keys``, all rows."""
@@ -137,6 +138,12 @@ class RecordStore:
             if pc.any(pc.is_in(wanted, value_set=shard.keys)).as_py():
                 found.update(shard.groups)
         return sorted(found)
+
+    def replaced(self) -> list[str]:
+        """Names of shards that a merged one stands for and from which none reads any bytes: nobody who looks now needs them."""
+        self._look()
+        read_from = {name for shard in self._shards.values() if shard.objects for name in shard.objects.to_pylist()}
+        return [name for name in self.store.names(self.folder) if name in self._replaced - read_from]
 
     def _holding(self, group: Group) -> list[Shard]:
         """Shards that hold the group under its recipe, in an order that every process finds."""

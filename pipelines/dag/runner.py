@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -15,10 +16,13 @@ from pipelines.dag.context import Clock, StageContext
 from pipelines.dag.engine import Engine
 from pipelines.dag.fingerprint import Preimage, preimage, recipe
 from pipelines.dag.graph import Node, Pipeline
-from pipelines.dag.runs import Heartbeat, NodeRecord, RunRecord, gather_ledger, new_run_id, now
+from pipelines.dag.logs import EventLog
+from pipelines.dag.room import Room
+from pipelines.dag.runs import Heartbeat, NodeRecord, RunRecord, config_path, gather_ledger, new_run_id, now, run_key
+from pipelines.dag.side_by_side import SideBySide
 from pipelines.dag.state import State, exit_code
 from pipelines.dag.store import Store, StoreError
-from stages.contract import Params, RetryableError, StageError, Waiting, World
+from stages.contract import Params, Resources, RetryableError, StageError, Waiting, World
 from stages.machine import MachineFailure, machine_failure
 
 RETRYABLE = (RetryableError, ConnectionError, TimeoutError)
@@ -56,6 +60,9 @@ class Job:
     on_commit: Callable[[RunRecord, Manifest, bool], None] | None = None
     on_event: Callable[[str, Mapping[str, object]], None] = field(default=lambda kind, fields: None)
     on_progress: Callable[[Mapping[str, object]], None] | None = None
+    log: EventLog | None = None
+    config: Mapping[str, object] | None = None
+    """The resolved configuration, without secrets, kept beside the run's record."""
 
 
 def run(job: Job, reporter: Reporter) -> RunRecord:
@@ -69,21 +76,23 @@ def run(job: Job, reporter: Reporter) -> RunRecord:
         run_id=new_run_id(),
         started=now(),
         state="running",
-        nodes=[NodeRecord(n.name) for n in order],
+        nodes=[NodeRecord(n.name, after=sorted({o.node for o in n.inputs.values()}), gate=n.stage.gate) for n in order],
         host=socket.gethostname(),
         pid=os.getpid(),
         code=job.code,
     )
     try:
         record.save(job.store)
+        if job.config is not None:
+            job.store.put_json(config_path(record.run_id), job.config)
     except OSError as error:
         raise _machine(error) or error from error
     reporter.run_started(record)
     manifests: dict[str, Manifest] = {}
     try:
-        for node in order:
-            _run_node(job, node, record, manifests, reporter)
-        _close(job, record, manifests)
+        with Heartbeat(job.store, run_key(record.run_id), record.run_id).beating():
+            _Schedule(job, record, manifests, reporter).run(order)
+            _close(job, record, manifests)
     except KeyboardInterrupt:
         for entry in record.nodes:
             if entry.state in ("RUNNING", "PENDING"):
@@ -115,37 +124,161 @@ def _close(job: Job, record: RunRecord, manifests: Mapping[str, Manifest]) -> No
     record.save(job.store)
 
 
-def _run_node(job: Job, node: Node, record: RunRecord, manifests: dict[str, Manifest], reporter: Reporter) -> None:
-    entry = record.node(node.name)
-    blocking = sorted({o.node for o in node.inputs.values() if o.node not in manifests})
-    if blocking:
-        entry.state = State.BLOCKED
-        entry.message = f"waits for {', '.join(blocking)}"
-        reporter.node_ended(entry)
-        return
-    clock = Clock()
-    try:
-        made = recipe(node, job.params[node.name], job.world, job.seed)
-        inputs = {key: output.digest for key, output in _inputs(job.pipeline, node, manifests).items()}
-        image = preimage(node, made, inputs)
-        entry.fingerprint = image.fingerprint
-        manifest, state = _settle(job, node, image, record, entry, manifests, reporter)
-    except Exception as error:
-        told = _machine(error) or (error if isinstance(error, StageError) else _unexpected(job, record, node, error))
-        _fail(job, record, entry, told, clock, reporter)
-        return
-    entry.seconds = round(clock.seconds, 3)
-    if isinstance(manifest, Waiting):
-        entry.state, entry.message, entry.page = State.WAITING_HUMAN, manifest.message, manifest.page
-    else:
-        manifests[node.name] = manifest
-        entry.state = state
-        entry.outputs = {name: job.store.uri_of(manifest.outputs[own].path) for name, own in node.outputs.items()}
-        entry.counts = dict(manifest.counts)
-        if job.on_commit:
-            job.on_commit(record, manifest, state is State.CACHED)
-    record.save(job.store)
-    reporter.node_ended(entry)
+class _Schedule:
+    """Which node runs when: each as soon as all it reads from has ended, side by side as far as there is room.
+
+    The record, the reporter and ``on_commit`` are used by the main thread alone. A node that has the process to itself runs in
+    the main thread too, where Ctrl-C reaches it; only what runs beside others runs in threads.
+    """
+
+    def __init__(self, job: Job, record: RunRecord, manifests: dict[str, Manifest], reporter: Reporter) -> None:
+        self.job, self.record, self.manifests, self.reporter = job, record, manifests, reporter
+        self.room = Room(job.engine.capacity())
+        self.beside = SideBySide()
+        self.images: dict[str, Preimage] = {}
+        self.told: set[str] = set()
+        self.clocks: dict[str, Clock] = {}
+
+    def run(self, order: Sequence[Node]) -> None:
+        todo = list(order)
+        by_name = {node.name: node for node in order}
+        try:
+            while todo or self.beside:
+                ready = [node for node in todo if self._ready(node, todo)]
+                startable = [node for node in ready if self._open(node)]
+                ended = [node for node in ready if self._has_ended(node)]
+                started = [node for node in startable if self.room.admit(node.name, _needs(self.job, node))]
+                todo = [node for node in todo if node not in ended and node not in started]
+                if len(started) == 1 and not self.beside:
+                    [node] = started
+                    self._begin(node)
+                    self._end(node, self._work(node))
+                    continue
+                for node in started:
+                    self._begin(node)
+                    self.beside.start(node.name, partial(self._work, node))
+                if ended or started:
+                    continue
+                awaits = len(ready) > len(startable)  # what another run makes is looked for again
+                if self.beside:
+                    came = self.beside.next(self.job.wait_s if awaits else None)
+                    if came:
+                        self._end(by_name[came[0]], came[1])
+                else:
+                    time.sleep(self.job.wait_s)
+        except BaseException:
+            self.beside.stop()
+            raise
+
+    def _ready(self, node: Node, todo: Sequence[Node]) -> bool:
+        unfinished = {n.name for n in todo} | self.clocks.keys()
+        return not any(source.node in unfinished for source in node.inputs.values())
+
+    def _has_ended(self, node: Node) -> bool:
+        return self.record.node(node.name).state not in ("PENDING", "RUNNING")
+
+    def _open(self, node: Node) -> bool:
+        """Whether the node is to be started now. It ends here when it is blocked, cached or cannot be keyed."""
+        entry = self.record.node(node.name)
+        blocking = sorted({o.node for o in node.inputs.values() if o.node not in self.manifests})
+        if blocking:
+            entry.state, entry.message = State.BLOCKED, f"waits for {', '.join(blocking)}"
+            self.reporter.node_ended(entry)
+            return False
+        clock = Clock()
+        try:
+            if node.name not in self.images:
+                self.images[node.name] = self._image(node)
+            image = self.images[node.name]
+            entry.fingerprint = image.fingerprint
+            manifest = self._committed(node, image.fingerprint)
+            if manifest:
+                # Said, then looked for again: whoever clears up deletes manifests first and then looks who uses them.
+                self.record.save(self.job.store)
+                manifest = self._committed(node, image.fingerprint)
+            if manifest:
+                self._settle(node, manifest, State.CACHED, clock)
+                return False
+            owner = Heartbeat(self.job.store, image.fingerprint, self.record.run_id).owner()
+        except Exception as error:
+            self._fail(node, error, clock)
+            return False
+        if owner and node.name not in self.told:
+            self.told.add(node.name)
+            self.reporter.note(
+                f"{node.name} is being worked on by run {owner['run_id']} on {owner['host']} (pid {owner['pid']}); waiting for it"
+            )
+        return owner is None
+
+    def _committed(self, node: Node, fingerprint: str) -> Manifest | None:
+        manifest = read_manifest(self.job.store, node.name, fingerprint)
+        return None if manifest and self.job.retry_failed and manifest.counts.get("failed") else manifest
+
+    def _image(self, node: Node) -> Preimage:
+        made = recipe(node, self.job.params[node.name], self.job.world, self.job.seed)
+        inputs = {key: output.digest for key, output in _inputs(self.job.pipeline, node, self.manifests).items()}
+        return preimage(node, made, inputs)
+
+    def _begin(self, node: Node) -> None:
+        entry = self.record.node(node.name)
+        entry.state, entry.started = "RUNNING", now()
+        self.clocks[node.name] = Clock()
+        self.record.save(self.job.store)
+        self.reporter.node_started(entry)
+
+    def _work(self, node: Node) -> Manifest | Waiting | Exception:
+        """In whatever thread: the stage, with its heartbeat."""
+        try:
+            with Heartbeat(self.job.store, self.images[node.name].fingerprint, self.record.run_id).beating():
+                return _attempts(
+                    self.job, node, self.images[node.name], self.record, self.manifests, self.reporter, self.room
+                )
+        except Exception as error:
+            return error
+
+    def _end(self, node: Node, came: Manifest | Waiting | BaseException) -> None:
+        clock = self.clocks.pop(node.name)
+        self.room.leave(node.name)
+        if isinstance(came, Exception):
+            self._fail(node, came, clock)
+        elif isinstance(came, BaseException):
+            raise came
+        else:
+            try:
+                self._settle(node, came, State.SUCCEEDED, clock)
+            except Exception as error:
+                self._fail(node, error, clock)
+
+    def _settle(self, node: Node, came: Manifest | Waiting, state: State, clock: Clock) -> None:
+        entry = self.record.node(node.name)
+        entry.seconds = round(clock.seconds, 3)
+        if isinstance(came, Waiting):
+            entry.state, entry.message, entry.page = State.WAITING_HUMAN, came.message, came.page
+        else:
+            self.manifests[node.name] = came
+            entry.state = state
+            entry.outputs = {name: self.job.store.uri_of(came.outputs[own].path) for name, own in node.outputs.items()}
+            entry.counts = dict(came.counts)
+            if self.job.on_commit:
+                self.job.on_commit(self.record, came, state is State.CACHED)
+        self.record.save(self.job.store)
+        self.reporter.node_ended(entry)
+
+    def _fail(self, node: Node, error: Exception, clock: Clock) -> None:
+        told = _machine(error) or (
+            error if isinstance(error, StageError) else _unexpected(self.job, self.record, node, error)
+        )
+        entry = self.record.node(node.name)
+        entry.state, entry.message, entry.seconds = State.FAILED, str(told), round(clock.seconds, 3)
+        self.reporter.node_ended(entry)
+        if isinstance(told, MachineFailure):
+            raise told
+        self.record.save(self.job.store)
+
+
+def _needs(job: Job, node: Node) -> Resources:
+    declared = node.stage.resources
+    return declared if isinstance(declared, Resources) else declared(job.params[node.name])
 
 
 def _inputs(pipeline: Pipeline, node: Node, manifests: Mapping[str, Manifest]) -> dict[str, Committed]:
@@ -156,46 +289,25 @@ def _inputs(pipeline: Pipeline, node: Node, manifests: Mapping[str, Manifest]) -
     return found
 
 
-def _settle(
+def _sources(pipeline: Pipeline, node: Node, manifests: Mapping[str, Manifest]) -> dict[str, list[str]]:
+    wired = {key: pipeline.source(output) for key, output in node.inputs.items()}
+    return {key: [source, manifests[source].fingerprint, name] for key, (source, name) in wired.items()}
+
+
+def _attempts(
     job: Job,
     node: Node,
     image: Preimage,
     record: RunRecord,
-    entry: NodeRecord,
     manifests: Mapping[str, Manifest],
     reporter: Reporter,
-) -> tuple[Manifest | Waiting, State]:
-    """The node's manifest: found, awaited from another run, or made."""
-    beat = Heartbeat(job.store, image.fingerprint, record.run_id)
-    told = False
-    while True:
-        manifest = read_manifest(job.store, node.name, image.fingerprint)
-        if manifest and not (job.retry_failed and manifest.counts.get("failed")):
-            return manifest, State.CACHED
-        owner = beat.owner()
-        if owner is None:
-            break
-        if not told:
-            reporter.note(
-                f"{node.name} is being worked on by run {owner['run_id']} on {owner['host']} (pid {owner['pid']}); waiting for it"
-            )
-            told = True
-        time.sleep(job.wait_s)
-    entry.state = "RUNNING"
-    record.save(job.store)
-    reporter.node_started(entry)
-    with beat.beating():
-        return _attempts(job, node, image, record, manifests, reporter)
-
-
-def _attempts(
-    job: Job, node: Node, image: Preimage, record: RunRecord, manifests: Mapping[str, Manifest], reporter: Reporter
-) -> tuple[Manifest | Waiting, State]:
+    room: Room,
+) -> Manifest | Waiting:
     attempt = 0
     while True:
         attempt += 1
         try:
-            return _attempt(job, node, image, record, manifests, attempt), State.SUCCEEDED
+            return _attempt(job, node, image, record, manifests, attempt, room)
         except RETRYABLE as error:
             if attempt > node.stage.retries:
                 raise StageError(
@@ -207,7 +319,13 @@ def _attempts(
 
 
 def _attempt(
-    job: Job, node: Node, image: Preimage, record: RunRecord, manifests: Mapping[str, Manifest], attempt: int
+    job: Job,
+    node: Node,
+    image: Preimage,
+    record: RunRecord,
+    manifests: Mapping[str, Manifest],
+    attempt: int,
+    room: Room,
 ) -> Manifest | Waiting:
     clock, started = Clock(), now()
     context = StageContext(
@@ -220,11 +338,13 @@ def _attempt(
         seed=job.seed,
         world=job.world,
         engine=job.engine,
+        room=room,
         local=job.local,
         retry_failed=job.retry_failed,
         quiet=job.quiet,
         on_event=lambda kind, fields: job.on_event(kind, {"run_id": record.run_id, "stage": node.name, **fields}),
         on_progress=job.on_progress,
+        log=job.log.bind(run_id=record.run_id, stage=node.name) if job.log else None,
     )
     try:
         if node.stage.needs_ray:
@@ -255,20 +375,13 @@ def _attempt(
         attempts=attempt,
         code=job.code,
         counts=counts,
+        sources=_sources(job.pipeline, node, manifests),
     )
     write_manifest(job.store, manifest)
     context.tell_failures()
     context.clean_scratch()
     context.clean_work()
     return manifest
-
-
-def _fail(job: Job, record: RunRecord, entry: NodeRecord, error: Exception, clock: Clock, reporter: Reporter) -> None:
-    entry.state, entry.message, entry.seconds = State.FAILED, str(error), round(clock.seconds, 3)
-    reporter.node_ended(entry)
-    if isinstance(error, MachineFailure):
-        raise error
-    record.save(job.store)
 
 
 def _unexpected(job: Job, record: RunRecord, node: Node, error: Exception) -> StageError:

@@ -8,8 +8,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,6 +34,11 @@ class NodeRecord:
     message: str | None = None
     page: str | None = None
     counts: dict[str, int] = field(default_factory=dict)
+    after: list[str] = field(default_factory=list)
+    """The nodes that it reads from."""
+    gate: bool = False
+    started: str | None = None
+    """When the stage began, in this run."""
 
 
 @dataclass
@@ -75,9 +81,34 @@ def load_run(store: Store, run_id: str | None = None) -> RunRecord:
         run_id = names[-1]
     elif run_id not in names:
         raise StageError(f"there is no run {run_id} in {store.display}. The latest are: {', '.join(names[-5:])}")
+    return _read(store, run_id)
+
+
+def load_runs(store: Store) -> list[RunRecord]:
+    """Every run, oldest first, without those that were killed before they had a record."""
+    found = []
+    for run_id in store.names("runs"):
+        try:
+            found.append(_read(store, run_id))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            continue
+    return found
+
+
+def _read(store: Store, run_id: str) -> RunRecord:
     value = store.read_json(f"runs/{run_id}/run.json")
-    value["nodes"] = [NodeRecord(**n) for n in value["nodes"]]
-    return RunRecord(**value)
+    value["nodes"] = [NodeRecord(**_known(NodeRecord, n)) for n in value["nodes"]]
+    return RunRecord(**_known(RunRecord, value))
+
+
+def _known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
+    """Without fields that a later release has added: a record is read by whoever looks at the store."""
+    names = {f.name for f in fields(kind)}
+    return {key: item for key, item in value.items() if key in names}
+
+
+def progress_path(run_id: str, node: str) -> str:
+    return f"runs/{run_id}/progress/{node}.json"
 
 
 def gather_ledger(store: Store, ledgers: Mapping[str, str]) -> str | None:
@@ -95,14 +126,39 @@ def gather_ledger(store: Store, ledgers: Mapping[str, str]) -> str | None:
     return store.uri_of(folder)
 
 
+def config_path(run_id: str) -> str:
+    return f"runs/{run_id}/config.json"
+
+
+def run_key(run_id: str) -> str:
+    """Under which a run's own heartbeat lies."""
+    return f"run-{run_id}"
+
+
+def living(store: Store) -> set[str]:
+    """Ids of the runs whose heart beats: the run's own, or that of a stage it works on."""
+    found = set()
+    for name in store.names("live"):
+        if name.endswith(".json"):
+            beat = Heartbeat(store, name.removesuffix(".json"), "").owner()
+            if beat:
+                found.add(str(beat["run_id"]))
+    return found
+
+
+def state_of(run: RunRecord, live: AbstractSet[str]) -> str:
+    """Its state as it is: a run whose process was killed still says running in its record."""
+    return "killed" if run.state == "running" and run.run_id not in live else run.state
+
+
 class Heartbeat:
-    """Says that a stage is being worked on, so that a second run waits instead of doing it again.
+    """Says that a stage is being worked on, or that a run lives, so that a second run waits instead of doing it again.
 
     It saves work and is not needed for safety: two runs that do the same stage commit the same content.
     """
 
-    def __init__(self, store: Store, fingerprint: str, run_id: str) -> None:
-        self.store, self.path, self.run_id = store, f"live/{fingerprint}.json", run_id
+    def __init__(self, store: Store, key: str, run_id: str) -> None:
+        self.store, self.path, self.run_id = store, f"live/{key}.json", run_id
         self.stop = threading.Event()
 
     def owner(self) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.dag.logs import EventLog
 from pipelines.dag.sorted_keys import SortedKeys
 from pipelines.dag.store import Store
 from stages.contract import Group, StageError
@@ -266,6 +267,7 @@ class ShardWriter:
     store_uri: str
     folder: str
     groups: tuple[Group, ...]
+    log: EventLog | None = None
 
     def commit(self, rows: Mapping[str, pa.Table], keys: Sequence[str]) -> None:
         known = {g.name: g for g in self.groups}
@@ -284,7 +286,8 @@ class ShardWriter:
                 raise ValueError(f"shard of {self.folder}: rows of group {name} for keys not committed: {stray[:3]}")
         entries = {}
         store = Store(self.store_uri, create=False)
-        with store.writer(f"{self.folder}/{uuid.uuid4().hex}{SUFFIX}") as file:
+        shard = uuid.uuid4().hex
+        with store.writer(f"{self.folder}/{shard}{SUFFIX}") as file:
             out = _Object(file)
             # payload first, so that the end of the object holds all that a merge reads
             for name in sorted(rows, key=lambda name: not carries_bytes(rows[name].schema)):
@@ -295,6 +298,11 @@ class ShardWriter:
                 else:
                     entries[name] = Entry(recipe, table.num_rows, tuple(_blobs(out, table)))
             out.close(done, entries)
+        if self.log is not None:
+            rows_of = {name: table.num_rows for name, table in rows.items()}
+            self.log.write(
+                "shard_committed", {"shard": shard, "records": len(ordered), "rows": rows_of, "bytes": out.size}
+            )
 
 
 def _place(out: _Object, table: pa.Table, key: str) -> dict[str, int]:

@@ -111,7 +111,7 @@ def export(ctx: Context, params: ExportParams) -> None:
     fates = reached(ctx)
     accepted = fates.filter(pc.equal(fates.column("status"), "accepted"))
     clips = pa.concat_tables(details(ctx, accepted)).sort_by([("video_id", "ascending"), ("start_frame", "ascending")])
-    clips = clips.append_column("key", pa.array(_keys(clips), pa.string()))
+    clips = clips.append_column("key", pa.array(clip_keys(clips), pa.string()))
     encoding = params.encoding()
     how = params.model_dump(mode="json", include={"codec", "crf", "preset", "max_side", "audio"})
     group = Group(MEDIA, ctx.recipe(MEDIA, "2", how))
@@ -138,7 +138,7 @@ def export(ctx: Context, params: ExportParams) -> None:
 # -- cutting -----------------------------------------------------------------------------------------------------------
 
 
-def _keys(clips: pa.Table) -> Iterator[str]:
+def clip_keys(clips: pa.Table) -> Iterator[str]:
     """The key of each clip's record: what its source holds, and which frames of it."""
     for batch in clips.select(["clip_id", "sha256", "start_frame", "end_frame"]).to_batches(max_chunksize=_ROWS):
         for clip, sha, start, end in zip(*(column.to_pylist() for column in batch.columns), strict=True):

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from data_schemas.tables import CANDIDATES, KEYFRAME_SCORES, KEYFRAMES
 from models.scorers.dear.base import DearSpec
-from stages.contract import Context, Group, Params, Shards, StageError, Table, stage
+from stages.contract import Context, Group, Params, Resources, Shards, StageError, Table, stage
 from stages.curation.keyframes import FrameBatch, FrameIndex, frame_batches, index_frames, read_frames
 from stages.curation.ledgers import ledger_table
 
@@ -81,6 +81,7 @@ def _digests(params: ScoreKeyframesParams) -> Mapping[str, str]:
     params=ScoreKeyframesParams,
     inputs={"candidates": Table(CANDIDATES), "keyframes": Table(KEYFRAMES)},
     outputs={"scores": Table(KEYFRAME_SCORES)},
+    resources=lambda params: Resources(1.0, params.gpus),
     models=_digests,
 )
 def score_keyframes(ctx: Context, params: ScoreKeyframesParams) -> None:

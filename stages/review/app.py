@@ -154,8 +154,11 @@ def serve(
     media_root: Path | None = None,
     public_url: str | None = None,
     rules: Callable[[Database, str], Any] | None = None,
+    extend: Callable[[FastAPI], None] | None = None,
 ) -> None:
     """Serve the review page until interrupted, and print how to get in where nobody has been invited yet.
+
+    ``extend`` adds pages to the application before it is served.
 
     Raises ``ReviewError`` for an address other than this machine's own without ``public_url``: the server answers only
     to names it knows, so that no other site can pass for it.
@@ -169,6 +172,8 @@ def serve(
             f"leave --host alone."
         )
     app = create_app(database, media_root, public_url, rules)
+    if extend is not None:
+        extend(app)
     base = (public_url or f"http://{host}:{port}").rstrip("/")
     if public_url and not app.state.secure:
         print(f"review: {base} is not https: tokens and cookies can be read on the way", flush=True)

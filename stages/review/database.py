@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
 from stages.review import schema
 from stages.review.errors import ReviewError
+from stages.review.migrate import OLDEST, keep_copy, migrate
 
 # SQLite's write-ahead log needs shared memory and byte-range locks that mean the same to every process. File systems
 # that cross a network do not promise that: two writers may both believe that they hold the lock, and answers are lost.
@@ -82,8 +84,9 @@ def database_url(database: str | Path) -> sa.URL:
 def open_database(database: str | Path) -> Database:
     """Open the database, creating it and its tables when there are none.
 
-    Raises ``ReviewError`` for a network file system under SQLite, a database of another version, a file that is no
-    database, and a server that does not answer.
+    A database of an older layout is brought up to date; a copy of a SQLite file is kept beside it. Raises ``ReviewError`` for a
+    network file system under SQLite, a database of a newer release, a file that is no database, and a server that does not
+    answer.
     """
     url = database_url(database)
     if url.get_backend_name() == "sqlite":
@@ -157,12 +160,19 @@ def _prepare(database: Database) -> None:
                 schema.metadata.create_all(connection)
                 connection.execute(schema.meta.insert().values(key="schema_version", value=str(schema.SCHEMA_VERSION)))
         found = schema.SCHEMA_VERSION
-    if found != schema.SCHEMA_VERSION:
-        age = "an older" if found < schema.SCHEMA_VERSION else "a newer"
+    if OLDEST <= found < schema.SCHEMA_VERSION:
+        copy = keep_copy(database.engine.url, found)
+        with database.write() as connection:
+            lock(connection, "make the tables")
+            if _version(connection, database.url) == found:  # another process may have been faster
+                migrate(connection, found)
+        if copy is not None:
+            told = "The review database %s had layout %d and has layout %d now; the old one is kept at %s."
+            logging.getLogger(__name__).warning(told, database.url, found, schema.SCHEMA_VERSION, copy)
+    elif found != schema.SCHEMA_VERSION:
         raise ReviewError(
-            f"The review database {database.url} has layout {found}, made by {age} release; this one reads layout "
-            f"{schema.SCHEMA_VERSION}. Close its campaigns with the release that made it (their exports stay in the store), "
-            "or name another review database to start a new one."
+            f"The review database {database.url} has layout {found}, made by a newer release; this one reads layouts "
+            f"{OLDEST} to {schema.SCHEMA_VERSION}. Install that release, or name another review database to start a new one."
         )
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from data_schemas.tables import CACHE, PAIRS, SUBJECTS, SUBSET
 from models.training.bucket import Bucket, BucketPlan, Fit, choose_bucket, parse_aspect, spread
-from stages.contract import Context, Files, Group, NotEnoughRows, Params, StageError, Table, stage
+from stages.contract import Context, Files, Group, NotEnoughRows, Params, Resources, StageError, Table, stage
 from stages.training.encoders import ClipPayload, EncodeClip, EncodeSample, Prepare, SamplePayload, ViewParams
 from stages.training.generate import png
 from stages.training.media import local_media
@@ -82,6 +82,7 @@ class Planned:
     inputs={"subset": Table(SUBSET), "media": Files("media"), "pairs": Table(PAIRS), "subjects": Table(SUBJECTS)},
     outputs={"cache": Table(CACHE), "latents": Files("latents")},
     models=lambda params: backbone_models(params.backbone),
+    resources=lambda params: Resources(params.workers_cpus, params.workers_gpus),
 )
 def encode(ctx: Context, params: EncodeParams) -> None:
     """Every pair row ends in the cache, or in the ledger as rejected (too short) or failed."""

@@ -137,6 +137,7 @@ def scene_kept(winner: U8, loser: U8, other: U8, outside: NDArray[np.bool_]) -> 
     inputs={"cache": Table(CACHE), "latents": Files("latents"), "adapter": Files("adapter")},
     outputs={"sweep": Files("offset_sweep")},
     models=lambda params: {**EMBEDDED, **backbone_models(params.backbone)},
+    resources=lambda params: params.sampling.needs(),
 )
 def sweep_offsets(ctx: Context, params: SweepOffsetsParams) -> None:
     """Numbers of every offset, a contact sheet, and the offset to use, if there is one."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.contract import Params
+from stages.contract import Params, Resources
 
 if TYPE_CHECKING:
     from models.backbones.load import BackboneSpec
@@ -125,6 +125,10 @@ class SamplingParams(Params):
     workers_cpus: float = Field(1.0, gt=0, description="CPUs of one sampling worker")
     workers_gpus: float = Field(0.0, ge=0, description="GPUs of one sampling worker")
 
+    def needs(self) -> Resources:
+        """Of one worker, without which sampling cannot begin."""
+        return Resources(self.workers_cpus, self.workers_gpus)
+
 
 class PreviewParams(Params):
     """Videos from checkpoints, made by an actor beside the training and put into MLflow. It needs room of its own."""
@@ -149,3 +153,9 @@ class EngineParams(Params):
         None, description="folder for checkpoints that every node sees; null is this machine's work folder"
     )
     previews: PreviewParams | None = Field(None, description="videos of the adapter while it trains; null makes none")
+
+    def needs(self) -> Resources:
+        """Of all workers: a training starts with every one of them or not at all."""
+        if self.engine == "inline":
+            return Resources()
+        return Resources(self.num_workers * self.cpus_per_worker, self.num_workers * self.gpus_per_worker)

@@ -117,6 +117,7 @@ OUTPUTS: dict[str, Artifact] = {"preferences": Table(PREFERENCES), "shards": Fil
     inputs=INPUTS,
     outputs=OUTPUTS,
     models=lambda params: backbone_models(params.backbone),
+    resources=lambda params: params.sampling.needs(),
 )
 def prefer_consis(ctx: Context, params: ConsisParams) -> None:
     """Pairs that differ in subject consistency alone, from the cross-pair SFT adapter."""
@@ -132,6 +133,7 @@ def prefer_consis(ctx: Context, params: ConsisParams) -> None:
     inputs=INPUTS,
     outputs={**OUTPUTS, "separability": Files("separability")},
     models=lambda params: backbone_models(params.backbone),
+    resources=lambda params: params.sampling.needs(),
 )
 def prefer_real_fake(ctx: Context, params: RealFakeParams) -> None:
     """Real clips of in-pair triplets against the in-pair SFT adapter's samples, and how easily the two are told apart."""

@@ -73,6 +73,7 @@ class SampleVideo:
     optional=ADAPTERS,
     outputs={"samples": Table(SAMPLES), "videos": Files("videos")},
     models=lambda params: backbone_models(params.backbone),
+    resources=lambda params: params.sampling.needs(),
 )
 def sample(ctx: Context, params: SampleParams) -> None:
     """Every system makes the same videos; one that fails is a row with status failed."""

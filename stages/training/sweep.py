@@ -87,6 +87,7 @@ OUTPUTS: dict[str, Artifact] = {"adapter": ADAPTER, "metrics": Table(METRICS), "
     inputs={**CACHED, "cross": ADAPTER, "in_pair": ADAPTER},
     outputs=OUTPUTS,
     models=_models,
+    resources=lambda params: params.sampling.needs(),
 )
 def sweep_sft(ctx: Context, params: SweepSftParams) -> None:
     """The best merge of the cross-pair and the in-pair adapter."""
@@ -100,6 +101,7 @@ def sweep_sft(ctx: Context, params: SweepSftParams) -> None:
     inputs={**CACHED, "sft": ADAPTER, "consis": ADAPTER, "real_fake": ADAPTER},
     outputs=OUTPUTS,
     models=_models,
+    resources=lambda params: params.sampling.needs(),
 )
 def sweep_final(ctx: Context, params: SweepFinalParams) -> None:
     """The best weights of both DPO deltas on the merged SFT adapter."""

@@ -65,6 +65,7 @@ class SwitchingParams(TrainParams):
     inputs={"cache": Table(CACHE), "latents": Files("latents")},
     outputs={"adapter": ADAPTER},
     models=lambda params: backbone_models(params.backbone),
+    resources=lambda params: params.needs(),
     needs_ray=True,
 )
 def switching(ctx: Context, params: SwitchingParams) -> None:

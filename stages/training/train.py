@@ -116,6 +116,7 @@ class DpoParams(TrainParams):
     inputs={"cache": Table(CACHE), "latents": Files("latents")},
     outputs={"adapter": ADAPTER},
     models=lambda params: backbone_models(params.backbone),
+    resources=lambda params: params.needs(),
     needs_ray=True,
 )
 def sft(ctx: Context, params: SftParams) -> None:
@@ -145,6 +146,7 @@ def sft(ctx: Context, params: SftParams) -> None:
     optional=("adapter",),
     outputs={"adapter": ADAPTER},
     models=lambda params: backbone_models(params.backbone),
+    resources=lambda params: params.needs(),
     needs_ray=True,
 )
 def dpo(ctx: Context, params: DpoParams) -> None:

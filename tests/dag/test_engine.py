@@ -28,18 +28,18 @@ class Square:
 if __name__ == "__main__":
     cpus, root = int(sys.argv[1]), sys.argv[2]
     engine = RayEngine(num_cpus=cpus)
-    found = list(engine.map(Square, [[1, 2], [3], [4, 5], [6]], {"add": 1}, 1.0, 0.0))
+    found = list(engine.map(Square, [[1, 2], [3], [4, 5], [6]], {"add": 1}, 1.0, 0.0, engine.pool_size(4, 1.0, 0.0, None)))
     assert sorted(x for values, _, _ in found for x in values) == [2, 5, 10, 17, 26, 37]
     assert all(path == root + "/models/__init__.py" for _, path, _ in found), found
     assert os.getpid() not in {pid for _, _, pid in found}
     try:
-        list(engine.map(Square, [["explode"]], {"add": 1}, 1.0, 0.0))
+        list(engine.map(Square, [["explode"]], {"add": 1}, 1.0, 0.0, 1))
     except StageError as error:
         assert "the actor says no" in str(error)
     else:
         raise AssertionError("the error was swallowed")
     try:
-        list(engine.map(Square, [[1]], {"add": 1}, 64.0, 0.0))
+        engine.pool_size(1, 64.0, 0.0, None)
     except StageError as error:
         assert "Lower the stage's resources" in str(error)
     print("fine")
@@ -75,5 +75,5 @@ def test_the_inline_engine_closes_its_actor() -> None:
         def close(self) -> None:
             closed.append(True)
 
-    assert list(InlineEngine().map(Actor, [1, 2], {}, 1.0, 0.0)) == [2, 3]
+    assert list(InlineEngine().map(Actor, [1, 2], {}, 1.0, 0.0, 1)) == [2, 3]
     assert closed

@@ -18,6 +18,7 @@ from benchmarks.long_video import encode, repeat, resident
 from data_schemas.ids import video_id
 from data_schemas.tables import SOURCES
 from models.video.guard import Guard, Limits
+from pipelines.dag.engine import InlineEngine
 from stages.curation.analyze import AnalyzeParams, analyze
 from tests.context import LocalContext
 from tests.footage.media import pan, write
@@ -112,18 +113,21 @@ def test_memory_does_not_grow_with_the_length_of_a_film(tmp_path: Path) -> None:
     assert long - short < 16 << 20
 
 
-class PoolEngine:
+class PoolEngine(InlineEngine):
     """Two worker processes that take the next batch when they are free: what Ray does, started in a second."""
 
     def map(
-        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], cpus: float, gpus: float
+        self,
+        actor: Callable[..., Any],
+        batches: Sequence[Any],
+        init: Mapping[str, Any],
+        cpus: float,
+        gpus: float,
+        size: int,
     ) -> Iterator[Any]:
         with ProcessPoolExecutor(2, get_context("spawn"), initializer=_start, initargs=(actor, dict(init))) as pool:
             for future in as_completed([pool.submit(_work, batch) for batch in batches]):
                 yield future.result()
-
-    def start(self) -> None:
-        return
 
 
 _worker: Any = None

@@ -16,6 +16,7 @@ import pytest
 from data_schemas.ids import video_id
 from data_schemas.tables import CACHE, PAIRS, SAMPLES, VIDEOS
 from pipelines.cli.remove_commands import remove
+from pipelines.commits import Commits
 from pipelines.config import load
 from pipelines.curate import PIPELINE
 from pipelines.dag.engine import InlineEngine
@@ -26,7 +27,7 @@ from pipelines.dag.runs import load_run
 from pipelines.dag.store import Store
 from pipelines.dag.takedowns import log, taken_down
 from pipelines.launch import launch
-from pipelines.traces import Commits, Video, find_video, trace
+from pipelines.traces import Video, find_video, trace
 from stages.contract import Context, Files, Params, StageError, Table, stage
 from stages.curation.default_rules import DEFAULT_RULES
 from stages.review.proxies import poster_name

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from stages.review.app import create_app
 
@@ -23,13 +24,14 @@ ARGUMENTS = [
 
 
 @contextmanager
-def serving(database: Path) -> Iterator[str]:
+def serving(database: Path, extend: Callable[[FastAPI], None] = lambda app: None) -> Iterator[str]:
     """The real server on a free port of this machine; its address."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
         sock.listen(128)
         app = create_app(database)
+        extend(app)
         running = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [sock]}, daemon=True)
         thread.start()

@@ -29,14 +29,20 @@ class Counting(InlineEngine):
         self.most, self.spans = most, 0
 
     def map(
-        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], cpus: float, gpus: float
+        self,
+        actor: Callable[..., Any],
+        batches: Sequence[Any],
+        init: Mapping[str, Any],
+        cpus: float,
+        gpus: float,
+        size: int,
     ) -> Iterator[Any]:
         for batch in list(batches):
             if self.most == 0:
                 raise KeyboardInterrupt
             self.most -= 1
             self.spans += len(batch.spans)
-            yield from super().map(actor, [batch], init, cpus, gpus)
+            yield from super().map(actor, [batch], init, cpus, gpus, size)
 
 
 def run(tmp_path: Path, inputs: dict[str, Any], engine: Counting, **params: Any) -> LocalContext:

@@ -1,0 +1,1 @@
+"""The status page and the metrics of a store, served beside the review page."""
