@@ -104,6 +104,8 @@ def _values(ctx: Context, groups: Mapping[str, Group], items: Sequence[Item]) ->
     keys = sorted({item.key for item in items})
     for metric, group in groups.items():
         table = ctx.records.read(group, keys)
+        if not table.num_rows:
+            continue  # every sample that was to have it failed
         by_key = dict(zip(table.column(RECORD_KEY).to_pylist(), table.column("value").to_pylist(), strict=True))
         for item in items:
             found[item.record_id][metric] = by_key[item.key]

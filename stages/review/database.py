@@ -170,8 +170,9 @@ def _prepare(database: Database) -> None:
             told = "The review database %s had layout %d and has layout %d now; the old one is kept at %s."
             logging.getLogger(__name__).warning(told, database.url, found, schema.SCHEMA_VERSION, copy)
     elif found != schema.SCHEMA_VERSION:
+        age = "an older" if found < OLDEST else "a newer"
         raise ReviewError(
-            f"The review database {database.url} has layout {found}, made by a newer release; this one reads layouts "
+            f"The review database {database.url} has layout {found}, made by {age} release; this one reads layouts "
             f"{OLDEST} to {schema.SCHEMA_VERSION}. Install that release, or name another review database to start a new one."
         )
 
