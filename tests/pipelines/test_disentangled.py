@@ -15,7 +15,8 @@ TINY = (
     "--set", "switching.checkpoint_every=3", "--set", "switching.gradients_every=3", "--set", "switching.warmup=0",
     "--set", "switching.video_probability=0.5", "--set", "switching.lora.rank=2", "--set", "switching.held_out_parts=2",
     "--set", "sample.sampling.steps=2", "--set", "sample.prompts=1", "--set", "sample.seeds=1", "--set", "disentangle.frames=1",
-    "--set", "subjects.min_side_px=40", "--set", "pairs.held_out=0.5", "--set", 'encode.buckets=["1x32x32","9x32x32"]', "--set", "encode.views=1",
+    "--set", "pairs.held_out=0.5", "--set", 'encode.buckets=["1x32x32","9x32x32"]', "--set", "encode.views=1",
+    "--set", "subjects.min_side_px=40",
 )  # fmt: skip
 
 
