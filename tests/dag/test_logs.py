@@ -52,7 +52,8 @@ def test_a_committed_shard_is_told_with_run_stage_and_shard(tmp_path: Path) -> N
 
 def test_a_log_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    EventLog(str(tmp_path / "file" / "events.jsonl")).write("note", {})
+    EventLog(str(tmp_path / "file" / "events.jsonl")).write("note", {})  # raises nothing
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "")]
 
 
 def test_every_step_of_a_run_is_in_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,12 +155,13 @@ def test_keys_mean_nothing_while_typing_or_when_single_keys_are_off(clips: Make,
     assert ada.wait_item_after(shown) is not None
 
 
-def test_a_key_pressed_twice_in_haste_judges_one_clip(clips: Make, visit: Any) -> None:
+def test_a_key_pressed_twice_in_haste_judges_one_clip(db: Database, clips: Make, visit: Any) -> None:
     clips(4)
     ada = visit("Ada")
     ada.open("clips")
     ada.decide("a", "a")
     ada.should.count("1 of 4 · 1 by you")
+    assert verdicts(db, "clips") == ["accept"] + ["in_review"] * 3
 
 
 def test_answers_given_offline_are_kept_taken_back_and_sent_later(db: Database, clips: Make, visit: Any) -> None:
