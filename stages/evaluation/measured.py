@@ -102,10 +102,10 @@ def measure_all(ctx: Context, params: EvaluateParams, items: Sequence[Item]) -> 
 def _values(ctx: Context, groups: Mapping[str, Group], items: Sequence[Item]) -> dict[str, dict[str, float | None]]:
     found: dict[str, dict[str, float | None]] = {item.record_id: {} for item in items}
     keys = sorted({item.key for item in items})
+    if not keys:
+        return found  # every sample failed, and no record says what its columns would be
     for metric, group in groups.items():
         table = ctx.records.read(group, keys)
-        if not table.num_rows:
-            continue  # every sample that was to have it failed
         by_key = dict(zip(table.column(RECORD_KEY).to_pylist(), table.column("value").to_pylist(), strict=True))
         for item in items:
             found[item.record_id][metric] = by_key[item.key]
