@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -18,6 +18,8 @@ from stages.contract import Context, Group, Shards
 from stages.machine import machine_failure
 
 RECORD_KEY = "record_key"
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,20 @@ def content_key(*parts: object) -> str:
     return digest.hexdigest()
 
 
+def attempt(item: Item, work: Callable[[Any], Made]) -> tuple[Outcome, Made | None]:
+    """Do ``work(item.payload)``: how it ended, and what it made, None where it failed. Raises only for the machine's failures."""
+    started = time.monotonic()
+    made = error_type = message = None
+    try:
+        made = work(item.payload)
+    except Exception as error:
+        stop = machine_failure(error, f"while working on {item.record_id}")
+        if stop is not None:
+            raise stop from error
+        error_type, message = type(error).__name__, str(error) or type(error).__name__
+    return Outcome(item.key, item.record_id, time.monotonic() - started, error_type, message), made
+
+
 class ItemWorker:
     """Runs ``make(**init)`` on items and commits their rows; what a pool of workers is made of."""
 
@@ -86,19 +102,10 @@ class ItemWorker:
     def __call__(self, batch: Sequence[Item]) -> list[Outcome]:
         outcomes, rows = [], []
         for item in batch:
-            started = time.monotonic()
-            try:
-                row = dict(self.work(item.payload))
-            except Exception as error:
-                stop = machine_failure(error, f"while working on {item.record_id}")
-                if stop is not None:
-                    raise stop from error
-                seconds = time.monotonic() - started
-                message = str(error) or type(error).__name__
-                outcomes.append(Outcome(item.key, item.record_id, seconds, type(error).__name__, message))
-                continue
-            rows.append({RECORD_KEY: item.key, **row})
-            outcomes.append(Outcome(item.key, item.record_id, time.monotonic() - started))
+            outcome, row = attempt(item, lambda payload: dict(self.work(payload)))
+            outcomes.append(outcome)
+            if row is not None:
+                rows.append({RECORD_KEY: item.key, **row})
         if rows:
             table = pa.Table.from_pylist(rows, schema=_schema(rows[0]))
             self.shards.commit({self.group: table}, [row[RECORD_KEY] for row in rows])

@@ -5,7 +5,6 @@ A changed metric, or another model behind it, measures its own numbers again and
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ from models.metrics.toolbox import ToolSpec
 from stages.contract import Context, Group, Shards
 from stages.evaluation.measure import Measurer
 from stages.evaluation.params import EvaluateParams
-from stages.machine import machine_failure
-from stages.work import RECORD_KEY, Item, Outcome
+from stages.work import RECORD_KEY, Item, Outcome, attempt
 
 BATCH = 4
 _ROW = pa.schema([(RECORD_KEY, pa.string()), ("value", pa.float64())])
@@ -43,17 +41,10 @@ class MeasureWorker:
         metrics, items = batch
         outcomes, found = [], dict[str, dict[str, float | None]]()
         for item in items:
-            started = time.monotonic()
-            error_type = error_message = None
-            try:
-                found[item.key] = self.measurer.measure(item.payload, metrics)
-            except Exception as error:
-                stop = machine_failure(error, f"while working on {item.record_id}")
-                if stop is not None:
-                    raise stop from error
-                error_type, error_message = type(error).__name__, str(error) or type(error).__name__
-            seconds = time.monotonic() - started
-            outcomes.append(Outcome(item.key, item.record_id, seconds, error_type, error_message))
+            outcome, values = attempt(item, lambda payload: self.measurer.measure(payload, metrics))
+            outcomes.append(outcome)
+            if values is not None:
+                found[item.key] = values
         if found:
             rows = {
                 metric: pa.Table.from_pylist(
