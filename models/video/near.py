@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.video.register import FLAT, PARTS, TAILS, Place, calm, pick, refine, register, spread, warp
-from models.video.signature import HALF, RATE, Signature
+from models.video.signature import HALF, RATE, SIDE, Signature
 
-NEAR_VERSION = "3"  # raise it when verdicts would differ
+NEAR_VERSION = "4"  # raise it when verdicts would differ
 
 _AT_LEAST = 0.55  # correlation of the best place from which two clips are worth aligning
 _SPEEDS = np.concatenate([[1.0], np.linspace(0.84, 1.19, 36)])
@@ -29,6 +29,9 @@ _OVERLAY = 0.4  # standard deviations by which an overlay differs from what it c
 _MOST_OVERLAY = 0.1  # share of pixels
 _PLACE = 5  # px of the grid; about what a subject covers at least
 _QUIET = 0.1  # of a frame's contrast: what a middling place differs by without meaning anything
+_WINDOW = 7  # px of the signature's grid, side of the window in which detail is compared
+_NOISE = 3.0  # grey levels; what coding leaves in a window where nothing is
+_TEXTURE = 6.0  # grey levels; deviation within a window from which there is detail to compare
 _EVERY = 7  # of the pixels, one that tones are fitted to
 
 
@@ -41,16 +44,19 @@ class NearRule:
     shorter clip that must be compared. ``ceiling``: a difference that no copy has, however much moves. ``spot``:
     how much one place may differ most of the time, other than an overlay near an edge. ``stands_out``: the most that the
     difference of the strongest place may be in most frames, wherever it then is, times how often it holds that of the middling
-    place: a copy is off a little everywhere, another subject in the same scene is off where it moves.
+    place: a copy is off a little everywhere, another subject in the same scene is off where it moves. ``detail``: the least
+    correlation of the fine structure where the two differ most: what is off in a copy is still the same thing.
 
-    ``stands_out`` was chosen on 240 rendered scenes of which ``benchmarks/dedupe.py`` measures none (docs/dedupe.md).
+    ``stands_out`` and ``detail`` were chosen on 240 rendered scenes of which ``benchmarks/dedupe.py`` measures none
+    (docs/dedupe.md).
     """
 
     ratio: float = 0.55
     floor: float = 0.22
     ceiling: float = 0.65
     spot: float = 1.1
-    stands_out: float = 1.2
+    stands_out: float = 1.5
+    detail: float = 0.83
     overlap: float = 0.8
 
 
@@ -121,7 +127,8 @@ def _aligned(
         fit(into_whole, [(int(line.at[j]), int(j)) for j in pick(np.flatnonzero(line.at >= 0), PARTS)])
     if line is None:
         return _NOTHING
-    a = _standard(warp(whole.luma, into_whole))
+    warped = warp(whole.luma, into_whole)
+    a = _standard(warped)
     inside = np.flatnonzero(line.at >= 0)
     # a frame taken a moment earlier or later is no other footage
     around = np.clip(line.at[inside][:, None] + np.array([0, -1, 1]), 0, len(a) - 1)
@@ -136,6 +143,7 @@ def _aligned(
     same = difference <= min(rule.ceiling, max(rule.floor, rule.ratio * variation))
     same = same and _stands_out(np.where(shown, apart, 0) / unit) <= rule.stands_out
     same = same and _spot(np.where(shown, np.median(apart, axis=0), 0)) / unit <= rule.spot
+    same = same and _detail(warped[at], part.luma[inside], np.where(shown, apart, 0)) >= rule.detail
     return Match(same, difference, variation, line.offset / RATE, line.speed)
 
 
@@ -279,6 +287,32 @@ def _stands_out(apart_TN: np.ndarray) -> float:
     frames = apart_TN.astype(np.float32).reshape(-1, _GRID, _GRID)
     soft = np.stack([cv2.blur(frame, (_PLACE, _PLACE)).ravel() for frame in frames])
     return float(np.percentile(soft.max(axis=1) ** 2 / (np.median(soft, axis=1) + _QUIET), 25))
+
+
+def _detail(a_THW: np.ndarray, b_THW: np.ndarray, apart_TN: np.ndarray) -> float:
+    """How the fine structure of both correlates where a frame differs most, -1 to 1: what one frame in four exceeds.
+
+    Means and deviations are taken window by window, so that tones do not matter; where neither shows any structure there is
+    nothing to tell apart, which counts as 1. ``apart_TN`` is on the smaller grid, the frames are of the signature's.
+    """
+    import cv2
+
+    size = _WINDOW, _WINDOW
+    place = _WINDOW // 2
+    step = SIDE // _GRID
+    found = np.empty(len(a_THW))
+    for number, (a, b, apart) in enumerate(
+        zip(a_THW.astype(np.float32), b_THW.astype(np.float32), apart_TN.astype(np.float32), strict=True)
+    ):
+        mean_a, mean_b = cv2.blur(a, size), cv2.blur(b, size)
+        square_a, square_b = cv2.blur(a * a, size) - mean_a**2, cv2.blur(b * b, size) - mean_b**2
+        shared = cv2.blur(a * b, size) - mean_a * mean_b
+        alike = shared / np.sqrt((square_a + _NOISE**2) * (square_b + _NOISE**2))
+        alike[np.maximum(square_a, square_b) <= _TEXTURE**2] = 1
+        where = int(cv2.blur(apart.reshape(_GRID, _GRID), (_PLACE, _PLACE)).argmax())
+        y, x = (step * k + step // 2 for k in divmod(where, _GRID))
+        found[number] = alike[max(0, y - place) : y + place + 1, max(0, x - place) : x + place + 1].mean()
+    return float(np.percentile(found, 75))
 
 
 def _strongest(apart_TN: np.ndarray) -> np.ndarray:

@@ -51,14 +51,15 @@ class NearParams(Params):
     floor: float = Field(default=0.22, ge=0)
     ceiling: float = Field(default=0.65, gt=0)
     spot: float = Field(default=1.1, gt=0)
-    stands_out: float = Field(default=1.2, gt=0)
+    stands_out: float = Field(default=1.5, gt=0)
+    detail: float = Field(default=0.83, ge=-1, le=1)
     overlap: float = Field(default=0.8, gt=0, le=1)
     quorum: float = Field(default=0.1, ge=0, le=1)
 
     def rule(self) -> NearRule:
         from models.video.near import NearRule
 
-        return NearRule(self.ratio, self.floor, self.ceiling, self.spot, self.stands_out, self.overlap)
+        return NearRule(self.ratio, self.floor, self.ceiling, self.spot, self.stands_out, self.detail, self.overlap)
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,28 @@ def test_another_subject_in_the_same_place_is_another_clip(still: bool) -> None:
     assert not compare(signed(red), signed(green)).same
 
 
+def toy(pattern: int) -> Frames:
+    """A small patterned ball on a way of its own; all of one mean colour, over one ground."""
+    radius = 10
+    ground = texture(0, 120, 160)
+    skin = np.asarray(64 + 0.5 * texture(pattern, 2 * radius, 2 * radius), np.uint8)
+    y, x = np.mgrid[-radius:radius, -radius:radius]
+    frames = []
+    for number in range(24):
+        frame, row, column = ground.copy(), 60 + round(25 * np.sin(number / 3)), 24 + number * 4
+        place = frame[row - radius : row + radius, column - radius : column + radius]
+        place[:] = np.where((x * x + y * y < radius * radius)[..., None], skin, place)
+        frames.append(frame)
+    return np.stack(frames)
+
+
+def test_a_subject_of_the_same_size_and_colour_on_the_same_way_is_told_by_its_detail() -> None:
+    one, other = signed(toy(5)), signed(toy(6))
+    assert compare(one, other, NearRule(detail=-1)).same
+    assert not compare(one, other).same
+    assert compare(one, signed(tones(crop(toy(5))))).same
+
+
 def test_the_time_reversed_clip_is_another_clip() -> None:
     wide = texture(2, 120, 320)
     pan = np.stack([wide[:, x : x + 160] for x in range(0, 160, 8)])
