@@ -38,7 +38,7 @@ SOURCES = TableSchema(
 
 VIDEOS = TableSchema(
     "videos",
-    "1.0",
+    "1.1",
     ("video_id",),
     (
         *_source(True),
@@ -50,6 +50,13 @@ VIDEOS = TableSchema(
         Field("codec", STR, "codec of the video stream"),
         Field("rotation", I32, "clockwise rotation applied for display", "degree"),
         Field("frames", I64, "decoded frames", "frames"),
+        Field(
+            "decode_errors",
+            I64,
+            "packets the decoder could make nothing of; the shots beside them were still read",
+            "packets",
+        ),
+        Field("time_faults", I64, "frames whose instant was missing or ran backwards, and was put right", "frames"),
         Field("status", STR, "ok, failed or removed", nullable=False),
         *_ERROR,
     ),

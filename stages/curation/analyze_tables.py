@@ -114,7 +114,8 @@ def _write_videos(ctx: Context, db: DuckDBPyConnection) -> pa.Table:
     from_source = ", ".join(f"s.{c}" for c in columns[: columns.index("sha256") + 1])
     videos = db.sql(
         f"""
-        select {from_source}, f.duration_s, f.fps, f.width, f.height, f.codec, f.rotation, f.frames,
+        select {from_source}, f.duration_s, f.fps, f.width, f.height, f.codec, f.rotation, f.frames, f.decode_errors,
+               f.time_faults,
                case when f.record_key is not null then 'ok' else 'failed' end as status,
                case when f.record_key is null then coalesce(x.error_type, u.error_type, 'Unknown') end as error_type,
                case when f.record_key is null then

@@ -133,6 +133,20 @@ def test_every_file_ends_in_the_tables_and_in_the_ledger(tmp_path: Path, source:
     assert len(calls.take()[1]) == 4
 
 
+def test_a_damaged_file_is_read_and_says_how_damaged_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    whole = write(folder / "whole.mp4", pan(2, 0, 30, seed=1)).read_bytes()
+    start, end = len(whole) // 2, len(whole) * 9 // 10  # the index, which is last, stays
+    (folder / "torn.mp4").write_bytes(whole[:start] + bytes(end - start) + whole[end:])
+    videos = by_path(run(tmp_path, folder))
+    assert (videos["whole.mp4"]["decode_errors"], videos["whole.mp4"]["time_faults"]) == (0, 0)
+    assert videos["torn.mp4"]["status"] == "ok"
+    torn = videos["torn.mp4"]
+    assert torn["decode_errors"] > 0 < torn["frames"] < 30
+    assert torn["decode_errors"] + torn["frames"] == 30
+
+
 def test_running_again_reads_nothing_and_a_new_file_costs_that_file(tmp_path: Path, source: Path, calls: Calls) -> None:
     first = run(tmp_path, source)
     calls.take()
