@@ -47,16 +47,16 @@ class NearRule:
     place: a copy is off a little everywhere, another subject in the same scene is off where it moves. ``detail``: the least
     correlation of the fine structure where the two differ most: what is off in a copy is still the same thing.
 
-    ``stands_out`` and ``detail`` were chosen on 240 rendered scenes of which ``benchmarks/dedupe.py`` measures none
+    The thresholds were chosen on 240 rendered scenes of which ``benchmarks/dedupe.py`` measures none
     (docs/dedupe.md).
     """
 
-    ratio: float = 0.55
-    floor: float = 0.22
-    ceiling: float = 0.65
+    ratio: float = 0.6
+    floor: float = 0.28
+    ceiling: float = 0.7
     spot: float = 1.1
-    stands_out: float = 1.5
-    detail: float = 0.83
+    stands_out: float = 1.6
+    detail: float = 0.82
     overlap: float = 0.8
 
 
