@@ -5,7 +5,7 @@
 Each clip has one subject. A fifth as many identities as clips; views of one lie about a cosine of 0.8 apart, as an encoder of 384
 numbers (DINOv2 small) might have them, in a cone around a common direction. One clip in twenty nearly repeats another and is in its
 dedupe group. The stage ``pairs`` runs whole, in a process of its own, whose peak memory the operating system tells; recall@10 is
-that of the index against all cosines on a sample. Half and a quarter of the clips are timed as well.
+that of the index against all cosines on a sample. A quarter and a sixteenth of the clips are timed as well.
 """
 
 from __future__ import annotations
@@ -144,10 +144,11 @@ class _Nothing(list):  # type: ignore[type-arg]
 def recall(rows: int, sample: int) -> dict[str, Any]:
     """recall@10 of the index that ``pairs`` uses, against all cosines, for sampled queries."""
     from models.neighbours.cosine import CosineIndex, sample_of
+    from stages.subjects.retrieve import PROBES
 
     footage = Footage(rows)
     vectors = np.concatenate([footage.vectors(i, min(i + CHUNK, rows)) for i in range(0, rows, CHUNK)])
-    index = CosineIndex(WIDTH, rows, sample_of(vectors, np.arange(rows), rows))
+    index = CosineIndex(WIDTH, rows, sample_of(vectors, np.arange(rows), rows), PROBES)
     for start in range(0, rows, CHUNK):
         index.add(vectors[start : start + CHUNK])
     asked = np.sort(np.random.default_rng(7).choice(rows, min(sample, rows), replace=False))
@@ -171,7 +172,7 @@ def recall(rows: int, sample: int) -> dict[str, Any]:
 
 
 def measure(rows: int, sample: int, work: Path) -> dict[str, Any]:
-    sizes = [n for n in (rows // 4, rows // 2, rows) if n >= 100]
+    sizes = [n for n in (rows // 16, rows // 4, rows) if n >= 100]
     runs = {}
     for n in sizes:
         folder = work / str(n)

@@ -71,7 +71,7 @@ class PairParams(Params):
 
 @stage(
     name="pairs",
-    version="3",
+    version="4",
     params=PairParams,
     inputs={
         "subset": Table(SUBSET),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stages.subjects.identities import F32, I64, Identities
 
 BLOCK = 1024
+PROBES = 64  # inverted lists searched for each; of a million crops, 0.96 of the ten most alike lie in them (24: 0.89)
 DEEPEST = 1024  # candidates looked at for a subject whose nearest ones are all excluded
 
 # Why a candidate is no reference, the nearest miss first: what one would have to change for a match.
@@ -79,7 +80,7 @@ def candidates(
         return Candidates(row, cosine, background, reason)
     every = np.arange(count)
     sample = sample_of(identities.vector, every, count) if count > EXACT else identities.vector[:0]
-    index = CosineIndex(width, count, sample)
+    index = CosineIndex(width, count, sample, PROBES)
     for start in range(0, count, 16_384):
         index.add(identities.vector[start : start + 16_384])
     for start in range(0, count, block):
