@@ -85,7 +85,7 @@ class Rates:
 def fit(runs: Sequence[Run], capacity: Resources | None) -> Rates:
     """Rates from runs of different sizes."""
     rate = sum(run.files_s for run in runs) / sum(float(run.films.work.sum()) for run in runs)
-    rest, around = [], []
+    rest = []
     for run in runs:
         alone = simulate([Load(WORKED, (), run.films.batches(rate))], capacity)[WORKED].end
         rest.append(run.stages[WORKED] - alone)
@@ -113,7 +113,8 @@ def foretell(
 ) -> tuple[float, dict[str, float]]:
     """Seconds on the clock in all, and of each stage."""
     spans = simulate(rates.loads(films, after), capacity)
-    return rates.around + max(s.end for s in spans.values()), {n: s.end - s.start for n, s in spans.items()}
+    end = max(span.end for span in spans.values())
+    return float(rates.around + end), {name: float(span.end - span.start) for name, span in spans.items()}
 
 
 def curate(folder: Path, films: int, seed: int, engine: str, cores: int) -> tuple[Films, Path, list[str]]:
@@ -175,7 +176,7 @@ def measure(folder: Path, fit_on: Sequence[int], films: int, engine: str, cores:
         "foretold_s": round(foretold, 2),
         "measured_s": round(came.wall_s, 2),
         "off_by": round(foretold / came.wall_s - 1, 4),
-        "within_goal": abs(foretold / came.wall_s - 1) <= GOAL,
+        "within_goal": bool(abs(foretold / came.wall_s - 1) <= GOAL),
         "footage_s": round(seen.footage_s, 1),
         "fitted_on": [{"films": n, "wall_s": round(run.wall_s, 2)} for n, run in zip(fit_on, small, strict=True)],
         "stages": {

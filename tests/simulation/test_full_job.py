@@ -37,6 +37,37 @@ def told() -> Forecast:
     return forecast(load_scenario())
 
 
+def page_table(told: Forecast) -> list[str]:
+    """The table of docs/scale.md."""
+    lines = [
+        "| stage | begins | takes | workers | limited by | GPU hours | bytes | if twice | rate |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in told.rows:
+        if row.span.end - row.span.start < 36:  # a hundredth of an hour
+            continue
+        stage, span = row.stage, row.span
+        size = stage.bytes * told.scenario.counts[stage.per] / 1e9
+        cells = [
+            f"**{stage.name}**" if row.critical else stage.name,
+            f"{span.start / 3600:.1f}",
+            f"{(span.end - span.start) / 3600:.2f}",
+            str(span.workers) if span.busy_s else "",
+            row.limited_by,
+            f"{row.gpu_hours:,.0f}" if row.gpu_hours else "",
+            f"{size:,.1f} GB" if size > 0.05 else "",
+            f"+{row.later_if_twice_h:.1f}" if row.later_if_twice_h > 0.05 else "",
+            stage.known,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def test_the_page_says_what_the_model_says(told: Forecast) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert "\n".join(page_table(told)) in page
+
+
 def test_a_forecast_adds_up(told: Forecast) -> None:
     scenario = told.scenario
     total = told.totals()
