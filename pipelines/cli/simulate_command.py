@@ -50,7 +50,10 @@ def simulate(
             raise ConfigError(
                 [f"--estimate {estimate} is not what `fulcrum plan --estimate --json` writes: {error}"]
             ) from None
-    told = forecast(found, seed)
+    try:
+        told = forecast(found, seed)
+    except ValueError as error:
+        raise ConfigError([f"the scenario cannot be worked through: {error}"]) from None
     if json_:
         print(json.dumps(told.as_dict(), ensure_ascii=False))
     else:

@@ -147,6 +147,8 @@ def load_scenario(file: Path | None = None) -> Scenario:
         if one.per not in found.counts:
             problems.append(f"{file}: stage {one.name}: per: {one.per} is not among counts")
         problems += [f"{file}: stage {one.name}: after: there is no stage {a}" for a in one.after if a not in names]
+        if one.people and not found.people.reviewers:
+            problems.append(f"{file}: stage {one.name} waits for people, and people.reviewers is 0")
         if not one.people and (one.cpus > found.cluster.cpus or one.gpus > found.cluster.gpus):
             problems.append(f"{file}: stage {one.name}: one worker takes more than the cluster has")
     if found.people.to_hour <= found.people.from_hour:

@@ -105,7 +105,8 @@ def simulate(
     while waiting or running:
         ready = [load for load in waiting if all(name in ended for name in load.after)]
         started = [one for one in ready if one.people or room.admit(one.name, Resources(one.cpus, one.gpus))]
-        waiting = [load for load in waiting if load not in started]
+        names = {load.name for load in started}
+        waiting = [load for load in waiting if load.name not in names]
         for load in started:
             since = max((ended[name].end for name in load.after), default=0.0)
             attempts, wasted = _attempts(load, rng)

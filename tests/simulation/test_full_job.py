@@ -111,6 +111,7 @@ def test_an_estimate_of_a_source_takes_the_place_of_the_defaults() -> None:
         ({"counts": {"videos": 1}}, "is not among counts"),
         ({"cluster": {"cpus": 1, "gpus": 0}}, "takes more than the cluster has"),
         ({"people": {"reviewers": 1, "from_hour": 9, "to_hour": 8}}, "to_hour comes before"),
+        ({"people": {"reviewers": 0}}, "waits for people, and people.reviewers is 0"),
         ({"prices": {"core_hour": -1}}, "greater than or equal to 0"),
         ({"what": 1}, "what"),
     ],
@@ -139,6 +140,10 @@ def test_the_command_prints_the_table_and_a_scenario_that_can_be_changed(
     assert "64 GPUs, 50 reviewers" in out
     assert "sft_cross * " in out or "sft_in * " in out
     assert faster < told.hours
+    file.write_text(file.read_text().replace("{name: ingest, after: []", "{name: ingest, after: [evaluate]"))
+    monkeypatch.setattr("sys.argv", ["fulcrum", "simulate", "--scenario", str(file)])
+    assert run_app() == 2
+    assert "wait for each other" in capsys.readouterr().err.replace("\n", " ")
     monkeypatch.setattr("sys.argv", ["fulcrum", "simulate", "--estimate", str(file)])
     assert run_app() == 2
     assert "is not what" in capsys.readouterr().err
