@@ -1,6 +1,8 @@
 # make demo   the whole road on a small rendered world, in one command (REVIEW=me: you judge, not the script)
 # make embedded   rebuild the small models that ship, from the rendered world; resumable, a minute is lost at most
 # make test   every check: style, types, import rules, tests
+# make release   wheel and source in dist/: built twice and equal, checked, installed and tried; release-full: with all dependencies anew
+# make sbom    sbom.json: what a release is installed with, as CycloneDX; make audit asks PyPI for known vulnerabilities of it
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 VENV := .venv/bin
@@ -37,7 +39,20 @@ embedded: .venv/.ready
 	$(VENV)/python -m tinyworld.train encoder
 	$(VENV)/python -m tinyworld.train base
 
+release: check
+	$(VENV)/python scripts/release.py
+
+release-full: check
+	$(VENV)/python scripts/release.py --full
+
+sbom: .venv/.ready
+	PYTHONPATH=. $(VENV)/python scripts/sbom.py dist/sbom.json
+
+audit: .venv/.ready
+	$(VENV)/python -m pip install -q pip-audit
+	$(VENV)/python -m pip_audit -r constraints.txt --no-deps --disable-pip -s pypi --strict --progress-spinner off
+
 clean:
 	rm -rf .venv demo demo.local build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo check test embedded clean
+.PHONY: help demo check test embedded release release-full sbom audit clean

@@ -193,7 +193,7 @@ class _Frame:
         rows = np.sort(np.concatenate([stratum.sampled for stratum in strata]))
         say(f"reading {len(rows)} headers")
         seconds, work = np.zeros(len(size)), np.zeros(len(size))
-        seconds[rows], work[rows] = _claims(videos.column("uri").take(pa.array(rows)).to_pylist(), size[rows])
+        seconds[rows], work[rows] = claims(videos.column("uri").take(pa.array(rows)).to_pylist(), size[rows])
         return _Frame(
             rows,
             seconds[rows],
@@ -204,7 +204,7 @@ class _Frame:
         )
 
 
-def _claims(paths: Sequence[str], sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def claims(paths: Sequence[str], sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Claimed seconds of each file, and its work in seconds x frames x pixels; by bytes where a header does not say."""
     from models.video.guard import Guard, GuardedFailure, Limits
 

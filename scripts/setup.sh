@@ -8,7 +8,7 @@ TORCH=2.13.0
 TORCHVISION=0.28.0
 CPU_WHEELS=https://download.pytorch.org/whl/cpu
 PYTHON=${PYTHON:-python3}
-VENV=.venv
+VENV=${VENV:-.venv}
 
 "$PYTHON" - <<'PY' || { echo "Fulcrum needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 2; }
 import sys
@@ -35,6 +35,8 @@ if ! have_torch; then
     pip install -q "torch==$TORCH" "torchvision==$TORCHVISION"
   fi
 fi
+
+[ "${1:-}" = torch ] && exit 0 # all that an environment for trying a release needs from here
 
 echo "setup: everything else, under constraints.txt"
 pip install -q -c constraints.txt -e ".[dev]"

@@ -12,8 +12,6 @@ import hashlib
 import json
 import math
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -60,19 +58,27 @@ class Endpoint:
         return self._last[1][name]
 
     def _ask(self, body: bytes) -> Mapping[str, float]:
+        import httpx
+
         headers = {"Content-Type": "application/json"}
         if self.spec.token:
             headers["Authorization"] = f"Bearer {self.spec.token}"
-        request = urllib.request.Request(self.spec.url, body, headers)
         for attempt in range(1, TRIES + 1):
+            status = 0
             try:
-                with urllib.request.urlopen(request, timeout=self.spec.timeout_s) as answer:
-                    return self._checked(json.load(answer))
-            except (OSError, json.JSONDecodeError) as error:
-                refused = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
+                # A redirect is not followed: the token is for the address that was configured.
+                answer = httpx.post(self.spec.url, content=body, headers=headers, timeout=self.spec.timeout_s)
+                status = answer.status_code
+                if status != 200:
+                    raise ValueError(f"status {status}: {answer.text[:200]!r}")
+                found = answer.json()
+            except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+                refused = 300 <= status < 500
                 if attempt == TRIES or refused:
                     raise ValueError(f"endpoint {self.spec.name} gave no scores: {error}") from error
                 time.sleep(0.5 * attempt)
+            else:
+                return self._checked(found)
         raise AssertionError("unreachable")
 
     def _checked(self, answer: object) -> Mapping[str, float]:

@@ -1,5 +1,5 @@
-"""``fulcrum``: run, plan, status, runs, graph, funnel, trace, remove, gc, doctor, serve, train, merge, sample, prompt, evaluate,
-report, protocol, people, adapter, promote, config, review, world.
+"""``fulcrum``: run, plan, status, runs, graph, funnel, trace, remove, gc, doctor, serve, simulate, train, merge, sample, prompt,
+evaluate, report, protocol, people, adapter, promote, config, review, world.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pipelines.cli import (
     review_commands,
     runs_commands,
     serve_command,
+    simulate_command,
     trace_command,
     train_commands,
     world_commands,
@@ -228,6 +229,7 @@ app.command()(trace_command.trace)
 app.command()(remove_commands.remove)
 app.command()(gc_command.gc)
 app.command()(serve_command.serve)
+app.command()(simulate_command.simulate)
 app.command()(doctor_command.doctor)
 app.command()(promote_command.promote)
 app.command()(adapter_commands.merge)

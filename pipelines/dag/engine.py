@@ -198,16 +198,17 @@ class RayEngine:
         import ray
 
         have = ray.cluster_resources()
-        fits = _fitting(batches, cpus, gpus, Resources(have.get("CPU", 0.0), have.get("GPU", 0.0)))
+        fits = fitting(batches, cpus, gpus, Resources(have.get("CPU", 0.0), have.get("GPU", 0.0)))
         if fits < 1:
             raise StageError(
                 f"one worker wants {cpus:g} CPUs and {gpus:g} GPUs, but the cluster has {have.get('CPU', 0):g} CPUs "
                 f"and {have.get('GPU', 0):g} GPUs. Lower the stage's resources or add a node."
             )
-        return min(fits, max(1, _fitting(batches, cpus, gpus, at_most))) if at_most else fits
+        return min(fits, max(1, fitting(batches, cpus, gpus, at_most))) if at_most else fits
 
 
-def _fitting(batches: int, cpus: float, gpus: float, room: Resources) -> int:
+def fitting(batches: int, cpus: float, gpus: float, room: Resources) -> int:
+    """Workers of ``cpus`` and ``gpus`` each that find room and a batch."""
     fits = int(room.cpus // cpus) if cpus else batches
     return min(batches, fits, int(room.gpus // gpus)) if gpus else min(batches, fits)
 

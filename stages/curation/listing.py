@@ -20,7 +20,7 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from stages.contract import StageError
-from stages.curation.tar_source import is_tar
+from stages.curation.tar_source import CONTROLS, is_tar, without_controls
 from stages.location import child_uri, in_threads, is_remote, open_location, why_not
 
 LIST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".pq")
@@ -208,6 +208,10 @@ def _objects(filesystem: pafs.FileSystem, root: str) -> Iterator[pafs.FileInfo]:
 
 
 def _listing(name: str, files: pa.Table, problems: Rows, is_list: bool, hidden: int) -> Listing:
+    strange = pc.match_substring_regex(files.column("path"), CONTROLS)
+    for path in files.filter(strange).column("path").to_pylist():
+        problems.add(without_controls(path), "FileNameError", "its name holds control characters; rename it")
+    files = files.filter(pc.invert(strange))
     return Listing(name, files.sort_by("path").combine_chunks(), problems.table().sort_by("path"), is_list, hidden)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from data_schemas.tables import CANDIDATES, KEYFRAME_SCORES, KEYFRAMES
 from models.scorers.dear.base import DearSpec
@@ -30,6 +30,16 @@ class DearParams(Params):
     labels: tuple[str, ...] = ()
     reduce: Literal["mean", "max", "min"] = "mean"
     options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _code_is_pinned(self) -> DearParams:
+        """A saved network is a program: whoever could change the file could run anything here."""
+        if self.kind == "network" and self.sha256 is None:
+            raise ValueError(
+                f"scorer {self.name}: opening {self.model} runs what is in it; check where it comes from, "
+                "then pin it with sha256 (sha256sum FILE)"
+            )
+        return self
 
     def spec(self) -> DearSpec:
         return DearSpec(**self.model_dump())

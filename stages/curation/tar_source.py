@@ -7,6 +7,7 @@ tar chose.
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,6 +44,15 @@ class Refused:
     name: str
     error_type: str
     message: str
+
+
+# Names end up on terminals, which take some of these for orders: to rename the window, to move what was printed.
+CONTROLS = "[\\x00-\\x1f\\x7f-\x9f]"
+
+
+def without_controls(name: str) -> str:
+    """The name with control characters written out."""
+    return re.sub(CONTROLS, lambda found: f"\\x{ord(found[0]):02x}", name)
 
 
 def is_tar(path: str) -> bool:
@@ -135,6 +145,8 @@ def _member(entry: tarfile.TarInfo, size: int) -> Member | Refused:
         )
     if shown != entry.name:
         return Refused(shown, "FileNameError", "its name is not valid UTF-8; rename it")
+    if without_controls(name) != name:
+        return Refused(without_controls(name), "FileNameError", "its name holds control characters; rename it")
     if entry.offset_data + entry.size > size:
         there = max(0, size - entry.offset_data)
         return Refused(name, "TarTruncated", f"the tar ends after {there:,} of its {entry.size:,} bytes; copy it again")

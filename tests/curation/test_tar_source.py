@@ -54,7 +54,7 @@ def failures(context: LocalContext) -> dict[str, str]:
 
 
 NAMES = st.lists(
-    st.text(st.characters(codec="utf-8", exclude_characters="\0/\\", exclude_categories=("Cs",)), min_size=1, max_size=130)
+    st.text(st.characters(codec="utf-8", exclude_characters="\0/\\", exclude_categories=("Cs", "Cc")), min_size=1, max_size=130)
     .filter(lambda name: name.strip() and not name.startswith(".")),
     min_size=1, max_size=5, unique=True,
 )  # fmt: skip

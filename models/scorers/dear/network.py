@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_schemas.schema import Field
-from models.scorers.dear.base import DearSpec, Pictures, model_path, per_picture
+from models.scorers.dear.base import DearSpec, Pictures, dear_digests, model_path, per_picture
 from models.scorers.errors import ScorerError
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which most networks were trained with
@@ -31,6 +31,7 @@ class Network:
         import torch
 
         path = model_path(spec)
+        dear_digests(spec)  # before it is opened, for opening it runs it
         self.spec, self.device, self.batch = spec, device, batch
         self.size = int(spec.options.get("size", 224))
         self.whole_clips = spec.options.get("input", "pictures") == "clip"
