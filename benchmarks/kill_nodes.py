@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,34 +57,31 @@ class Job:
         return [sys.executable, "-m", "fulcrum", command, self.pipeline, "--store", str(store), "--json", *self.options]
 
 
+@dataclass(frozen=True)
+class Kill:
+    """Kill ``node`` when a worker has been at work on it for ``delay_s`` since the stage began."""
+
+    node: str
+    delay_s: float
+    back: bool = True
+
+
 @dataclass
 class Round:
     """One run on the cluster, and what was done to it."""
 
     seconds: float = 0.0
     code: int = 0
-    killed: str | None = None
-    processes: int = 0
-    killed_after: float = 0.0
-    """Seconds after the stage began."""
+    kills: list[dict[str, object]] = field(default_factory=list)
     stages: Mapping[str, float] = field(default_factory=dict)
     said: str = ""
 
 
-def submit(
-    cluster: Cluster,
-    job: Job,
-    store: Path,
-    *,
-    stage: str = "",
-    victim: str = "",
-    delay_s: float = 0.0,
-    back: bool = True,
-) -> Round:
-    """Submit and follow; when a worker of ``stage`` has been at work on ``victim`` for ``delay_s``, kill that node."""
+def submit(cluster: Cluster, job: Job, store: Path, kills: Mapping[str, Kill] | None = None) -> Round:
+    """Submit and follow, and kill nodes meanwhile: ``kills`` by the stage in whose middle it is to be done."""
     command = [*job.words("submit", store), "--address", cluster.jobs]
     command += ["--package", str(job.package)] if job.package else []
-    found, started = Round(), time.monotonic()
+    found, started, todo = Round(), time.monotonic(), dict(kills or {})
     places = [str(ROOT), *([str(job.package.parent)] if job.package else [])]
     process = subprocess.Popen(
         command,
@@ -94,30 +91,32 @@ def submit(
         text=True,
         cwd=cluster.folder,
     )
-    threads: list[threading.Thread] = []
+    over = threading.Event()
 
-    def strike() -> None:
+    def strike(stage: str, kill: Kill) -> None:
         began = time.monotonic()
-        while process.poll() is None and victim != "head" and not cluster.working(victim):
-            time.sleep(0.05)
-        time.sleep(delay_s)
-        if process.poll() is not None:
+        while kill.node != "head" and not cluster.working(kill.node) and not over.wait(0.1):
+            continue
+        if over.wait(kill.delay_s):
             return
-        found.killed, found.killed_after = victim, round(time.monotonic() - began, 2)
-        found.processes = cluster.kill(victim)
-        if back and victim != "head":
+        after = round(time.monotonic() - began, 2)
+        count = cluster.kill(kill.node)
+        found.kills.append({"stage": stage, "node": kill.node, "processes": count, "after_s": after})
+        if kill.back and kill.node != "head":
             time.sleep(AWAY_S)
-            cluster.start(next(spec for spec in cluster.workers if spec.name == victim))
+            cluster.start(next(spec for spec in cluster.workers if spec.name == kill.node))
 
     assert process.stdout is not None
-    lines = []
+    lines, threads = list[str](), list[threading.Thread]()
     for line in process.stdout:
         lines.append(line)
         event = _event(line)
-        if event.get("event") == "stage_started" and event.get("name") == stage and not threads:
-            threads.append(threading.Thread(target=strike))
-            threads[0].start()
+        if event.get("event") == "stage_started" and event.get("name") in todo:
+            stage = str(event["name"])
+            threads.append(threading.Thread(target=strike, args=(stage, todo.pop(stage))))
+            threads[-1].start()
     found.code = process.wait()
+    over.set()
     found.seconds = round(time.monotonic() - started, 1)
     for thread in threads:
         thread.join()
@@ -153,7 +152,9 @@ def undisturbed(job: Job, store: Path) -> float:
     return time.monotonic() - started
 
 
-def measure(folder: Path, films: int, stages: Sequence[str], with_head: bool, seed: int) -> dict[str, object]:
+def measure(
+    folder: Path, films: int, stages: Sequence[str], with_head: bool, seed: int, together: bool = False
+) -> dict[str, object]:
     from tinyworld.render import render_world
 
     source = folder / "world"
@@ -174,22 +175,22 @@ def measure(folder: Path, films: int, stages: Sequence[str], with_head: bool, se
         shutil.rmtree(store)
 
     with Cluster(folder / "cluster", WORKERS) as cluster:
-        whole = submit(cluster, job, folder / "whole")
+        whole = Round() if together else submit(cluster, job, folder / "whole")
         if whole.code:
             raise SystemExit(f"undisturbed on the cluster, it ended with {whole.code}:\n{whole.said}")
-        check(f"undisturbed on the cluster, {whole.seconds} s", folder / "whole")
-        for stage in stages:
-            store, victim = folder / f"killed-{stage}", KILLS[stage]
-            done = submit(
-                cluster, job, store, stage=stage, victim=victim, delay_s=rng.uniform(0, 0.3 * whole.stages[stage])
-            )
-            if done.code or done.killed is None:
-                raise SystemExit(f"{stage}: ended with {done.code}, killed {done.killed}:\n{done.said}")
-            more = round(done.stages[stage] - whole.stages[stage], 1)
-            rounds.append({"stage": stage, "node": victim, "processes_killed": done.processes, "seconds": done.seconds,
-                           "killed_after_s": done.killed_after, "node_away_s": AWAY_S, "stage_s": done.stages[stage],
-                           "stage_undisturbed_s": whole.stages[stage], "stage_longer_by_s": more})  # fmt: skip
-            check(f"{victim} killed in {stage}, which took {more} s longer", store)
+        if not together:
+            check(f"undisturbed on the cluster, {whole.seconds} s", folder / "whole")
+        for stages_here in [list(stages)] if together and stages else [[stage] for stage in stages]:
+            store, name = folder / f"killed-{stages_here[0]}", ", ".join(stages_here)
+            kills = {s: Kill(KILLS[s], rng.uniform(0, 0.3 * whole.stages.get(s, 6.0))) for s in stages_here}
+            done = submit(cluster, job, store, kills)
+            if done.code or len(done.kills) != len(kills):
+                raise SystemExit(f"{name}: ended with {done.code}, killed {done.kills}:\n{done.said}")
+            for kill in done.kills:
+                stage = str(kill["stage"])
+                rounds.append({**kill, "node_away_s": AWAY_S, "stage_s": done.stages[stage],
+                               "stage_undisturbed_s": whole.stages.get(stage), "run_s": done.seconds})  # fmt: skip
+            check(f"a node killed in {name}, {done.seconds} s", store)
         head = _kill_head(cluster, job, folder / "headless", check) if with_head else None
         apart = cluster.apart
     return {
@@ -197,7 +198,7 @@ def measure(folder: Path, films: int, stages: Sequence[str], with_head: bool, se
         "nodes": ["head, 0 CPUs", *(f"{w.name}, group {w.group}, {w.cpus} CPUs" for w in WORKERS)],
         "own_network_addresses": apart,
         "undisturbed_inline_s": round(inline, 1),
-        "undisturbed_on_the_cluster_s": whole.seconds,
+        "undisturbed_on_the_cluster_s": whole.seconds or None,
         "worker_killed": rounds,
         "head_killed": head,
         "tables_compared": sorted(truth),
@@ -207,11 +208,10 @@ def measure(folder: Path, films: int, stages: Sequence[str], with_head: bool, se
     }
 
 
-def _kill_head(cluster: Cluster, job: Job, store: Path, check: object) -> dict[str, object]:
+def _kill_head(cluster: Cluster, job: Job, store: Path, check: Callable[[str, Path], None]) -> dict[str, object]:
     """Kill the head in the middle of encode; start it and the workers again; submit the same again."""
-    assert callable(check)
-    first = submit(cluster, job, store, stage="encode", victim="head", delay_s=2.0)
-    if first.code == 0 or first.killed is None:
+    first = submit(cluster, job, store, {"encode": Kill("head", 2.0)})
+    if first.code == 0 or not first.kills:
         raise SystemExit(f"the head was not killed in time (code {first.code}):\n{first.said}")
     started = time.monotonic()
     for spec in cluster.workers:
@@ -239,13 +239,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=int, default=12)
     parser.add_argument("--stages", nargs="*", choices=list(KILLS), default=list(KILLS))
+    parser.add_argument(
+        "--together", action="store_true", help="all kills of workers in one run, and no other run before it"
+    )
     parser.add_argument("--no-head", action="store_true", help="leave the head alive")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-write", action="store_true", help="only print")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="fulcrum-nodes-"))
     try:
-        found = measure(folder, given.films, given.stages, not given.no_head, given.seed)
+        found = measure(folder, given.films, given.stages, not given.no_head, given.seed, given.together)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(found, indent=1))

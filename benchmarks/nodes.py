@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MARK = "FULCRUM_TEST_NODE"  # in the environment of every process of a node
-NET = "10.213.77"
-BRIDGE = "fulcrum0"
 # A node starts in seconds, but not on a machine that is busy with something else.
 SLOW = {"RAY_raylet_start_wait_time_s": "240", "RAY_agent_register_timeout_ms": "240000"}
 
@@ -69,6 +67,8 @@ class Cluster:
         self.token_file.write_text(self.token)
         self.token_file.chmod(0o600)
         self.mark = f"{os.getpid()}"
+        own = os.getpid() % 250 + 1  # so that two of them may run beside each other
+        self.net, self.bridge = f"10.213.{own}", f"fulcrum{own}"
         # Ray's own folder: short, since sockets lie in it, and not /tmp/ray, where a head would leave its address for every
         # other `ray.init()` of this machine to find.
         self.temporary = Path(tempfile.mkdtemp(prefix="ray-"))
@@ -78,9 +78,9 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         if self.apart:
-            _ip("link", "add", BRIDGE, "type", "bridge")
-            _ip("addr", "add", f"{NET}.1/24", "dev", BRIDGE)
-            _ip("link", "set", BRIDGE, "up")
+            _ip("link", "add", self.bridge, "type", "bridge")
+            _ip("addr", "add", f"{self.net}.1/24", "dev", self.bridge)
+            _ip("link", "set", self.bridge, "up")
             for name in self._numbers:
                 self._namespace(name)
         try:
@@ -97,23 +97,23 @@ class Cluster:
             self.kill(name)
         if self.apart:
             for name in self._numbers:
-                _ip("netns", "del", _space(name), check=False)
-            _ip("link", "del", BRIDGE, check=False)
+                _ip("netns", "del", self._space(name), check=False)
+            _ip("link", "del", self.bridge, check=False)
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     def _namespace(self, name: str) -> None:
         number = self._numbers[name]
-        outside, inside = f"fulcrum{number}", f"eth{number}"
-        _ip("netns", "add", _space(name))
+        outside, inside = f"{self.bridge}n{number}", f"eth{number}"
+        _ip("netns", "add", self._space(name))
         _ip("link", "add", outside, "type", "veth", "peer", "name", inside)
-        _ip("link", "set", outside, "master", BRIDGE, "up")
-        _ip("link", "set", inside, "netns", _space(name))
+        _ip("link", "set", outside, "master", self.bridge, "up")
+        _ip("link", "set", inside, "netns", self._space(name))
         for words in (("addr", "add", f"{self.address_of(name)}/24", "dev", inside), ("link", "set", inside, "up"),
-                      ("link", "set", "lo", "up"), ("route", "add", "default", "via", f"{NET}.1")):  # fmt: skip
-            _ip("-n", _space(name), *words)
+                      ("link", "set", "lo", "up"), ("route", "add", "default", "via", f"{self.net}.1")):  # fmt: skip
+            _ip("-n", self._space(name), *words)
 
     def address_of(self, name: str) -> str:
-        return f"{NET}.{self._numbers[name]}" if self.apart else "127.0.0.1"
+        return f"{self.net}.{self._numbers[name]}" if self.apart else "127.0.0.1"
 
     @property
     def jobs(self) -> str:
@@ -137,7 +137,7 @@ class Cluster:
     def start(self, spec: NodeSpec) -> float:
         started = time.monotonic()
         if self.apart:
-            _ip("link", "set", f"fulcrum{self._numbers[spec.name]}", "up")
+            _ip("link", "set", f"{self.bridge}n{self._numbers[spec.name]}", "up")
         self._ray(spec.name, f"--address={self.address_of('head')}:{self._gcs}", f"--num-cpus={spec.cpus}",
                   f"--labels=fulcrum/group={spec.group}")  # fmt: skip
         return time.monotonic() - started
@@ -149,7 +149,7 @@ class Cluster:
         command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *words, "--object-store-memory=100000000",
                    f"--node-ip-address={self.address_of(name)}", "--disable-usage-stats"]  # fmt: skip
         if self.apart:
-            command = ["ip", "netns", "exec", _space(name), *command]
+            command = ["ip", "netns", "exec", self._space(name), *command]
         log = self.folder / f"{name}.log"
         with log.open("ab") as file:
             done = subprocess.run(
@@ -205,7 +205,7 @@ class Cluster:
     def kill(self, name: str, *, unplug: bool = False) -> int:
         """SIGKILL for every process of the node at once; how many. ``unplug``: its network is cut first, so nobody is told."""
         if unplug and self.apart:
-            _ip("link", "set", f"fulcrum{self._numbers[name]}", "down")
+            _ip("link", "set", f"{self.bridge}n{self._numbers[name]}", "down")
         killed = 0
         while found := self.processes(name):  # a process may have started another one meanwhile
             for pid in found:
@@ -217,6 +217,5 @@ class Cluster:
             time.sleep(0.05)
         return killed
 
-
-def _space(name: str) -> str:
-    return f"fulcrum-{name}"
+    def _space(self, name: str) -> str:
+        return f"{self.bridge}-{name}"

@@ -62,7 +62,7 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
         InlineEngine()
         if settings.engine.kind == "inline"
         else RayEngine(
-            settings.engine.address or os.environ.get("RAY_ADDRESS"),
+            settings.engine.address or (os.environ.get("RAY_ADDRESS") if INSIDE_RAY_JOB in os.environ else None),
             settings.engine.num_cpus,
             settings.engine.grows_to,
             settings.engine.wait_for_nodes_s,

@@ -19,6 +19,7 @@ from fulcrum.shipping import build_wheel, wheel_version
 from stages.contract import StageError
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # variables that Ray's client prefers to the address it is given
 AGAIN_S = 2.0
 LOST_S = 60.0  # so long a head may be away before it counts as gone
 
@@ -63,6 +64,8 @@ class Jobs:
 
         for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
             logging.getLogger(name).setLevel(logging.WARNING)  # loaded now, and set to INFO by its own module
+        for name in OVERRULING:
+            os.environ.pop(name, None)  # what was said on the command line counts
         try:
             self.client = JobSubmissionClient(self.address)
         except AuthenticationError as error:

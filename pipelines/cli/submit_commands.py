@@ -81,7 +81,7 @@ def submit(
     if no_wait:
         _say(_how_to(submission, jobs.address, settings.store))
         raise typer.Exit(EXIT_DONE)
-    raise typer.Exit(_follow(jobs, opened, submission, settings.store, stop_on_ctrl_c))
+    raise SystemExit(_follow(jobs, opened, submission, settings.store, stop_on_ctrl_c))
 
 
 def attach(
@@ -95,7 +95,7 @@ def attach(
     from pipelines.ray_jobs import Jobs
 
     opened = Store(store, create=False)
-    raise typer.Exit(_follow(Jobs(address), opened, submission, store, stop_on_ctrl_c))
+    raise SystemExit(_follow(Jobs(address), opened, submission, store, stop_on_ctrl_c))
 
 
 def run_request(submission: str, store: str, *, as_json: bool, retry_failed: bool) -> int:

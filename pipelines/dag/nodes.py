@@ -113,7 +113,8 @@ class NodeWatch:
             return
         if self._since is None:
             self._since = self.clock()
-            self.tell(f"no node can hold {self._all()}; waiting up to {self.patience_s:.0f} s for one")
+            if self.patience_s:
+                self.tell(f"no node can hold {self._all()}; waiting up to {self.patience_s:.0f} s for one")
         if self.clock() - self._since >= self.patience_s:
             if self.count > 1 and holds(nodes, self.worker):
                 raise StageError(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.dataset as pads
 import pytest
 
-from benchmarks.kill_nodes import Job, submit
+from benchmarks.kill_nodes import Job, Kill, submit
 from benchmarks.nodes import Cluster, NodeSpec
 from pipelines.dag.runs import RunRecord, load_run
 from pipelines.dag.store import Store
@@ -46,10 +46,10 @@ def test_a_submitted_pipeline_survives_a_killed_node_and_ends_with_its_own_code(
 ) -> None:
     store = tmp_path / "store"
     job = spread("--set", "spread.pause_s=1.5", "--set", "spread.numbers=10", "--set", f"engine.labels.pinned={SMALL}")
-    done = submit(cluster, job, store, stage="spread", victim="one", delay_s=2.0, back=False)
+    done = submit(cluster, job, store, {"spread": Kill("one", 2.0, back=False)})
     # 75, though for Ray the job succeeded: the pipeline waits for people
     assert done.code == 75, done.said
-    assert done.killed == "one"
+    assert [kill["node"] for kill in done.kills] == ["one"]
     assert "as Ray sees it SUCCEEDED" in done.said
     found = rows_of(store, "spread")
     assert sorted((row["number"], row["square"]) for row in found) == [(n, n * n) for n in range(10)]
