@@ -136,8 +136,6 @@ class Cluster:
 
     def start(self, spec: NodeSpec) -> float:
         started = time.monotonic()
-        if self.apart:
-            _ip("link", "set", f"{self.bridge}n{self._numbers[spec.name]}", "up")
         self._ray(spec.name, f"--address={self.address_of('head')}:{self._gcs}", f"--num-cpus={spec.cpus}",
                   f"--labels=fulcrum/group={spec.group}")  # fmt: skip
         return time.monotonic() - started
@@ -202,10 +200,8 @@ class Cluster:
                 return True
         return False
 
-    def kill(self, name: str, *, unplug: bool = False) -> int:
-        """SIGKILL for every process of the node at once; how many. ``unplug``: its network is cut first, so nobody is told."""
-        if unplug and self.apart:
-            _ip("link", "set", f"{self.bridge}n{self._numbers[name]}", "down")
+    def kill(self, name: str) -> int:
+        """SIGKILL for every process of the node at once; how many."""
         killed = 0
         while found := self.processes(name):  # a process may have started another one meanwhile
             for pid in found:

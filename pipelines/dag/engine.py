@@ -243,13 +243,15 @@ def _watched(blocks: Iterable[Any], look: Callable[[], None]) -> Iterator[Any]:
     try:
         while True:
             look()
-            with contextlib.suppress(queue.Empty):
+            try:
                 kind, came = ready.get(timeout=1.0)
-                if kind == "end":
-                    return
-                if kind == "error":
-                    raise _lost(came) or came
-                yield came
+            except queue.Empty:
+                continue
+            if kind == "end":
+                return
+            if kind == "error":
+                raise _lost(came) or came
+            yield came
     finally:
         over.set()
 
