@@ -33,6 +33,7 @@ from benchmarks.kill_and_resume import digests
 from benchmarks.kill_curate import different, lengths, tables
 from benchmarks.nodes import Cluster, NodeSpec
 from pipelines.dag.runs import load_runs
+from pipelines.dag.state import EXIT_DONE, EXIT_WAITING
 from pipelines.dag.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -191,7 +192,7 @@ def measure(
                 rounds.append({**kill, "node_away_s": AWAY_S, "stage_s": done.stages[stage],
                                "stage_undisturbed_s": whole.stages.get(stage), "run_s": done.seconds})  # fmt: skip
             check(f"a node killed in {name}, {done.seconds} s", store)
-        head = _kill_head(cluster, job, folder / "headless", check) if with_head else None
+        head = kill_head(cluster, job, folder / "headless", check) if with_head else None
         apart = cluster.apart
     return {
         "films": films,
@@ -208,9 +209,11 @@ def measure(
     }
 
 
-def _kill_head(cluster: Cluster, job: Job, store: Path, check: Callable[[str, Path], None]) -> dict[str, object]:
-    """Kill the head in the middle of encode; start it and the workers again; submit the same again."""
-    first = submit(cluster, job, store, {"encode": Kill("head", 2.0)})
+def kill_head(
+    cluster: Cluster, job: Job, store: Path, check: Callable[[str, Path], None], stage: str = "encode"
+) -> dict[str, object]:
+    """Kill the head in the middle of a stage; start it and the workers again; submit the same again."""
+    first = submit(cluster, job, store, {stage: Kill("head", 2.0)})
     if first.code == 0 or not first.kills:
         raise SystemExit(f"the head was not killed in time (code {first.code}):\n{first.said}")
     started = time.monotonic()
@@ -221,10 +224,10 @@ def _kill_head(cluster: Cluster, job: Job, store: Path, check: Callable[[str, Pa
         cluster.start(spec)
     up = round(time.monotonic() - started, 1)
     second = submit(cluster, job, store)
-    if second.code:
+    if second.code not in (EXIT_DONE, EXIT_WAITING):
         raise SystemExit(f"after the head came back it ended with {second.code}:\n{second.said}")
     states = [node.state for node in load_runs(Store(str(store), create=False))[-1].nodes]
-    check("head killed in encode, then submitted again", store)
+    check(f"head killed in {stage}, then submitted again", store)
     return {
         "submit_ended_with": first.code,
         "submit_told_after_s": first.seconds,
