@@ -129,7 +129,7 @@ class Cluster:
     def start_head(self) -> float:
         """Start the head and wait for its job server; seconds until it answers."""
         started = time.monotonic()
-        self._ray("head", "--head", f"--port={self._gcs}", "--num-cpus=0", "--dashboard-host=0.0.0.0",
+        self._ray("head", "--head", "--ray-client-server-port=0", f"--port={self._gcs}", "--num-cpus=0", "--dashboard-host=0.0.0.0",
                   f"--dashboard-port={self._dashboard}", f"--temp-dir={self.temporary}")  # fmt: skip
         self._until_answers()
         return time.monotonic() - started
@@ -145,7 +145,7 @@ class Cluster:
         environment |= {MARK: f"{self.mark}-{name}", "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", **SLOW,
                         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"}  # fmt: skip
         command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *words, "--object-store-memory=100000000",
-                   f"--node-ip-address={self.address_of(name)}", "--disable-usage-stats"]  # fmt: skip
+                   f"--node-ip-address={self.address_of(name)}", "--disable-usage-stats", "--include-log-monitor=false"]  # fmt: skip
         if self.apart:
             command = ["ip", "netns", "exec", self._space(name), *command]
         log = self.folder / f"{name}.log"

@@ -51,9 +51,10 @@ def test_ray_takes_the_cluster_file(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ray_cluster.yaml", "ray_cluster.local.yaml"])
 def test_the_head_does_no_work_and_every_group_is_a_label(name: str) -> None:
-    types = read(name)["available_node_types"]
-    assert set(types) == GROUPS | {"head"}
-    assert types["head"]["resources"] == {"CPU": 0}
+    found = read(name)
+    types = found["available_node_types"]
+    assert set(types) == GROUPS | {found["head_node_type"]}
+    assert types[found["head_node_type"]]["resources"] == {"CPU": 0}
     for group in GROUPS:
         assert types[group]["labels"] == {"fulcrum/group": group}
         assert types[group]["min_workers"] == 0 < types[group]["max_workers"]
