@@ -1,7 +1,8 @@
 """A Ray cluster of several nodes on one machine, whose nodes can be killed: for tests and benchmarks.
 
-Where this process may make network namespaces (root on Linux, with ``ip``), every node has its own, with an address of its
-own on a bridge: nodes then meet over TCP alone, as machines do. Elsewhere they share this machine's address.
+Where this process may make network namespaces (root on Linux, with ``ip``), every node has an address of its own on a bridge
+and a folder of its own for Ray: nodes then meet over TCP alone, as machines do. Elsewhere they share this machine's, and a
+node cannot come back: it would install the code again where the others are importing it from.
 """
 
 from __future__ import annotations
@@ -147,7 +148,13 @@ class Cluster:
         command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *words, "--object-store-memory=100000000",
                    f"--node-ip-address={self.address_of(name)}", "--disable-usage-stats", "--include-log-monitor=false"]  # fmt: skip
         if self.apart:
-            command = ["ip", "netns", "exec", self._space(name), *command]
+            own = self.folder / f"disk-{name}"
+            shutil.rmtree(own, ignore_errors=True)  # a node that comes back is a new machine
+            own.mkdir()
+            # `ip netns exec` gives a mount namespace too: in it Ray's folder is a disk of the node's own.
+            mount = 'mount --bind "$0" "$1" && shift && exec "$@"'
+            place = [str(own), str(self.temporary)]
+            command = ["ip", "netns", "exec", self._space(name), "sh", "-c", mount, *place, *command]
         log = self.folder / f"{name}.log"
         with log.open("ab") as file:
             done = subprocess.run(
