@@ -130,7 +130,7 @@ class Cluster:
     def start_head(self) -> float:
         """Start the head and wait for its job server; seconds until it answers."""
         started = time.monotonic()
-        self._ray("head", "--head", "--ray-client-server-port=0", f"--port={self._gcs}", "--num-cpus=0", "--dashboard-host=0.0.0.0",
+        self._ray("head", "--head", f"--port={self._gcs}", "--num-cpus=0", "--dashboard-host=0.0.0.0",
                   f"--dashboard-port={self._dashboard}", f"--temp-dir={self.temporary}")  # fmt: skip
         self._until_answers()
         return time.monotonic() - started
