@@ -7,6 +7,7 @@ node cannot come back: it would install the code again where the others are impo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -21,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MARK = "FULCRUM_TEST_NODE"  # in the environment of every process of a node
-# A node starts in seconds, but not on a machine that is busy with something else.
+# A node starts in seconds, but not on a machine that is busy with something else: then its raylet gives up on its agents.
+STARTS = 3
 SLOW = {"RAY_raylet_start_wait_time_s": "240", "RAY_agent_register_timeout_ms": "240000"}
 
 
@@ -147,27 +149,28 @@ class Cluster:
                         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"}  # fmt: skip
         command = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *words, "--object-store-memory=100000000",
                    f"--node-ip-address={self.address_of(name)}", "--disable-usage-stats", "--include-log-monitor=false"]  # fmt: skip
-        if self.apart:
-            own = self.folder / f"disk-{name}"
-            shutil.rmtree(own, ignore_errors=True)  # a node that comes back is a new machine
-            own.mkdir()
-            # `ip netns exec` gives a mount namespace too: in it Ray's folder is a disk of the node's own.
-            mount = 'mount --bind "$0" "$1" && shift && exec "$@"'
-            place = [str(own), str(self.temporary)]
-            command = ["ip", "netns", "exec", self._space(name), "sh", "-c", mount, *place, *command]
         log = self.folder / f"{name}.log"
-        with log.open("ab") as file:
-            done = subprocess.run(
-                command,
-                env=environment,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                cwd=self.folder,
-                timeout=300,
-                check=False,
-            )
-        if done.returncode:
-            raise SystemExit(f"`ray start` of {name} ended with {done.returncode}:\n{log.read_text()[-3000:]}")
+        for _ in range(STARTS):
+            with log.open("ab") as file, contextlib.suppress(subprocess.TimeoutExpired):
+                done = subprocess.run(
+                    [*self._apart(name), *command], env=environment, stdout=file, stderr=subprocess.STDOUT, cwd=self.folder,
+                    timeout=180, check=False,
+                )  # fmt: skip
+                if done.returncode == 0:
+                    return
+            self.kill(name)
+        raise SystemExit(f"`ray start` of {name} failed {STARTS} times:\n{log.read_text()[-3000:]}")
+
+    def _apart(self, name: str) -> list[str]:
+        """What to put before a command of this node; a node that comes back is a new machine, with an empty disk."""
+        if not self.apart:
+            return []
+        own = self.folder / f"disk-{name}"
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir()
+        # `ip netns exec` gives a mount namespace too: in it Ray's folder is a disk of the node's own.
+        mount = 'mount --bind "$0" "$1" && shift && exec "$@"'
+        return ["ip", "netns", "exec", self._space(name), "sh", "-c", mount, str(own), str(self.temporary)]
 
     def _until_answers(self, patience_s: float = 120.0) -> None:
         request = urllib.request.Request(f"{self.jobs}/api/version", headers={"Authorization": f"Bearer {self.token}"})
