@@ -37,6 +37,7 @@ from data_schemas.tables import CLIPS, HASHES
 from pipelines.dag.engine import InlineEngine
 from pipelines.dag.fingerprint import record_recipe
 from pipelines.dag.graph import Pipeline, node
+from pipelines.dag.nodes import Worker
 from pipelines.dag.records import RecordStore
 from pipelines.dag.runner import Job, run
 from pipelines.dag.runs import NodeRecord, RunRecord
@@ -217,7 +218,7 @@ class StandIn(InlineEngine):
     """Commits a few bytes for every clip that ``export`` wants encoded; everything else must be there already."""
 
     def map(
-        self, actor: Any, batches: Sequence[Any], init: Mapping[str, Any], cpus: float, gpus: float, size: int
+        self, actor: Any, batches: Sequence[Any], init: Mapping[str, Any], worker: Worker, size: int
     ) -> Iterator[Any]:
         if actor is not CutActor:
             raise SystemExit(

@@ -6,9 +6,10 @@ import sys
 
 
 def main() -> None:
-    from fulcrum.guard import ForeignPackage, claim
+    from fulcrum.guard import ForeignPackage, check_shipped, claim
 
     try:
+        check_shipped()
         claim()
     except ForeignPackage as error:
         print(f"fulcrum: {error}", file=sys.stderr)

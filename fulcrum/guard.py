@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 NAMES = ("pipelines", "stages", "models", "data_schemas", "tinyworld")
 RAY_SETUP_HOOK = "fulcrum.guard.check_worker"
+SHIPPED = "FULCRUM_SHIPPED"  # environment variable: version of the wheel that this process must have its code from
 
 
 class ForeignPackage(ImportError):
@@ -41,6 +43,20 @@ def claim() -> None:
         importlib.import_module(name)
 
 
+def check_shipped() -> None:
+    """Raise ``ForeignPackage`` unless this code is that of the wheel that was sent, where one was."""
+    version = os.environ.get(SHIPPED)
+    home = Path(__file__).resolve().parent.parent
+    if version and not (home / f"fulcrum-{version}.dist-info").is_dir():
+        here = sorted(path.name.removesuffix(".dist-info") for path in home.glob("fulcrum-*.dist-info"))
+        raise ForeignPackage(
+            f"this process must run the wheel fulcrum-{version}, which was sent to the cluster, but imports Fulcrum from\n"
+            f"    {home} ({', '.join(here) or 'a checkout'})\n"
+            "Take that folder off PYTHONPATH and out of the folder in which `ray start` was called, on every node."
+        )
+
+
 def check_worker() -> None:
     """Run by Ray in each worker process, before Ray adds the driver's folders to the import path."""
+    check_shipped()
     claim()

@@ -55,6 +55,18 @@ class EngineConfig(_Section):
         None, description="a running Ray cluster; by default a local one is started when a stage needs it"
     )
     num_cpus: PositiveInt | None = Field(None, description="CPUs of a local Ray; by default all")
+    labels: dict[str, dict[str, str]] = Field(
+        default_factory=dict,
+        description="by stage, the labels of the nodes on which its workers may run, as Ray's label selectors, "
+        "e.g. {sft_in: {ray.io/node-group: gpu-train}}",
+    )
+    grows_to: PositiveInt | None = Field(
+        None,
+        description="workers of a pool on a cluster that adds nodes when they are asked for; by default what its nodes of now hold",
+    )
+    wait_for_nodes_s: NonNegativeFloat = Field(
+        300.0, description="how long a stage waits for a node on which its workers can run, before it fails"
+    )
 
 
 class PromotionConfig(_Section):
@@ -148,27 +160,57 @@ class Config:
         return hide(value)
 
 
-def load(pipeline: Pipeline, file: Path | None, assignments: Sequence[str], options: Mapping[str, Any]) -> Config:
+def load(
+    pipeline: Pipeline,
+    file: Path | None,
+    assignments: Sequence[str],
+    options: Mapping[str, Any],
+    *,
+    elsewhere: bool = False,
+) -> Config:
     """Defaults, then the file, then ``--set``, then options given on the command line.
 
     Raises ``ConfigError`` with every problem found: the key, the file or option it stands in, and the nearest right
-    spelling.
+    spelling. A configuration that is used ``elsewhere`` may name files and variables that are not on this machine.
     """
     problems: list[str] = []
-    tree = _read(file, problems)
+    tree = _gather(pipeline, file, assignments, options, problems)
     origin = str(file) if file else "the configuration"
-    for text in assignments:
-        _assign(tree, text, pipeline, problems)
-    tree.update({key: value for key, value in options.items() if value is not None})
     stages = tree.pop("stages", {}) or {}
     settings = _build(Settings, tree, "", origin, problems)
     shared = tree.get("shared") or {}
     params = _stage_params(pipeline, stages, shared if isinstance(shared, dict) else {}, origin, problems)
     if settings is not None:
-        problems += _path_problems(settings)
+        problems += _label_problems(settings, pipeline, origin)
+        problems += [] if elsewhere else _path_problems(settings)
     if problems or settings is None:
         raise ConfigError(problems)
     return Config(settings, params, {n.name: frozenset(n.follow) for n in pipeline.nodes if n.follow})
+
+
+def gather(
+    pipeline: Pipeline, file: Path | None, assignments: Sequence[str], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the file, ``--set`` and options say, as one tree that can stand in a file. Raises ``ConfigError``."""
+    problems: list[str] = []
+    tree = _gather(pipeline, file, assignments, options, problems)
+    if problems:
+        raise ConfigError(problems)
+    return tree
+
+
+def _gather(
+    pipeline: Pipeline,
+    file: Path | None,
+    assignments: Sequence[str],
+    options: Mapping[str, Any],
+    problems: list[str],
+) -> dict[str, Any]:
+    tree = _read(file, problems)
+    for text in assignments:
+        _assign(tree, text, pipeline, problems)
+    tree.update({key: value for key, value in options.items() if value is not None})
+    return tree
 
 
 def load_settings(file: Path | None, options: Mapping[str, Any]) -> Settings:
@@ -333,6 +375,15 @@ def _inner_model(annotation: Any) -> Any:
         if found is not None:
             return found
     return None
+
+
+def _label_problems(settings: Settings, pipeline: Pipeline, origin: str) -> list[str]:
+    names = [n.name for n in pipeline.nodes]
+    return [
+        f"{origin}: engine.labels.{name}: pipeline {pipeline.name} has no such stage{near(name, names)}"
+        for name in settings.engine.labels
+        if name not in names
+    ]
 
 
 def _path_problems(settings: Settings) -> list[str]:

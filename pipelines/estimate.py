@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pipelines.config import Config, ConfigError
 from pipelines.dag.engine import InlineEngine
 from pipelines.dag.graph import Node, Pipeline
+from pipelines.dag.nodes import Worker
 from pipelines.dag.runner import Job, run
 from pipelines.dag.runs import NodeRecord, RunRecord
 from pipelines.dag.store import Store
@@ -237,27 +238,21 @@ class _TimedEngine(InlineEngine):
         self.gpu_s: dict[str, float] = defaultdict(float)
 
     def map(
-        self,
-        actor: Callable[..., Any],
-        batches: Sequence[Any],
-        init: Mapping[str, Any],
-        cpus: float,
-        gpus: float,
-        size: int = 1,
+        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], worker: Worker, size: int = 1
     ) -> Iterator[Any]:
         if not batches:
             return
-        worker = actor(**init)
+        working = actor(**init)
         try:
             for batch in batches:
                 cpu, started = _cpu_seconds(), time.monotonic()
-                result = worker(batch)
+                result = working(batch)
                 self.cpu_s[self.stage] += _cpu_seconds() - cpu
-                if gpus:
-                    self.gpu_s[self.stage] += (time.monotonic() - started) * gpus
+                if worker.gpus:
+                    self.gpu_s[self.stage] += (time.monotonic() - started) * worker.gpus
                 yield result
         finally:
-            close = getattr(worker, "close", None)
+            close = getattr(working, "close", None)
             if close:
                 close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -31,18 +32,25 @@ from stages.training.watch import CHECKPOINT
 INSIDE_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the entry point of a submitted job
 
 
+def submission_of(environment: Mapping[str, str]) -> str | None:
+    """The id of the Ray job whose entry point this process is."""
+    try:
+        metadata = json.loads(environment.get(INSIDE_RAY_JOB, "{}"))["metadata"]
+        return str(metadata["job_submission_id"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, retry_failed: bool) -> int:
-    """Run a pipeline under a checked configuration; returns the exit code."""
+    """Run a pipeline under a checked configuration; returns the exit code.
+
+    Inside a job of a Ray cluster it works on that cluster, unless the configuration names another.
+    """
     pipeline.order()
     settings = config.settings
     store = Store(settings.store)
     local = config.local_beside_store
     local.mkdir(parents=True, exist_ok=True)
-    engine: Engine = (
-        InlineEngine()
-        if settings.engine.kind == "inline"
-        else RayEngine(settings.engine.address, settings.engine.num_cpus)
-    )
     tracker = Tracker(config.tracking_uri, settings.tracking.experiment, store) if settings.tracking.enabled else None
     publisher = _Publisher(tracker) if tracker else None
     serve = f"fulcrum review serve --store {shlex.quote(settings.store)}"
@@ -50,6 +58,17 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
 
     log = EventLog(str((local / NAME).absolute()))
     reporter = Logged(shown, log)
+    engine: Engine = (
+        InlineEngine()
+        if settings.engine.kind == "inline"
+        else RayEngine(
+            settings.engine.address or (os.environ.get("RAY_ADDRESS") if INSIDE_RAY_JOB in os.environ else None),
+            settings.engine.num_cpus,
+            settings.engine.grows_to,
+            settings.engine.wait_for_nodes_s,
+            reporter.note,
+        )
+    )
 
     def on_commit(record: RunRecord, manifest: Manifest, cached: bool) -> None:
         if tracker and publisher:
@@ -85,6 +104,8 @@ def launch(pipeline: Pipeline, config: Config, *, again: str, as_json: bool, ret
         on_progress=shown.progress if isinstance(shown, JsonLines) else None,
         log=log,
         config=config.shown(),
+        labels=settings.engine.labels,
+        submission=submission_of(os.environ),
     )
     with _terminated_as_interrupt():
         try:

@@ -340,6 +340,18 @@ class Context(Protocol):
         """
         ...
 
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Label selectors of the nodes on which this stage's workers may run; empty where any will do."""
+        ...
+
+    def watch_nodes(self, workers: int, cpus: float, gpus: float) -> Callable[[], None]:
+        """For a stage that starts workers of its own, all at once: what it must call now and then while it waits.
+
+        The call raises ``StageError`` when for too long no nodes could hold so many workers of this size.
+        """
+        ...
+
     def progress(self, total: int, unit: str, weight: float = 0.0) -> Progress:
         """Progress over ``total`` items; ``weight`` is their whole work (bytes), by which the time left is then judged."""
         ...

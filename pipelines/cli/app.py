@@ -1,5 +1,5 @@
-"""``fulcrum``: run, plan, status, runs, graph, funnel, trace, remove, gc, doctor, serve, simulate, train, merge, sample, prompt,
-evaluate, report, protocol, people, adapter, promote, config, review, world.
+"""``fulcrum``: run, submit, attach, plan, status, runs, graph, funnel, trace, remove, gc, doctor, serve, simulate, train,
+merge, sample, prompt, evaluate, report, protocol, people, adapter, promote, config, review, world.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from pipelines.cli import (
     runs_commands,
     serve_command,
     simulate_command,
+    submit_commands,
     trace_command,
     train_commands,
     world_commands,
@@ -43,14 +44,14 @@ from pipelines.cli.options import (
     Json,
     Limit,
     PipelineName,
+    RetryFailed,
     SourceUri,
     StoreUri,
     resolve_config,
 )
 from pipelines.config import ConfigError, hide
-from pipelines.dag.state import EXIT_FAILED, EXIT_USAGE
+from pipelines.dag.state import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 
-EXIT_INTERRUPTED = 130
 # The parent of every usage error, which typer does not export by itself.
 USAGE_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
@@ -96,7 +97,8 @@ def run(
     source: SourceUri = None,
     limit: Limit = None,
     json_: Json = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="try records again that failed before")] = False,
+    retry_failed: RetryFailed = False,
+    request: Annotated[str | None, typer.Option("--request", hidden=True, metavar="ID")] = None,
 ) -> None:
     """Run a pipeline; what is already done is not done again.
 
@@ -104,6 +106,8 @@ def run(
     """
     from pipelines.launch import launch
 
+    if request is not None:
+        raise typer.Exit(submit_commands.run_request(request, store or "", as_json=json_, retry_failed=retry_failed))
     again = "fulcrum " + shlex.join(sys.argv[1:])
     found = find(pipeline)
     resolved = resolve_config(found, config, set_, store, source, limit)
@@ -224,6 +228,8 @@ def graph(
         raise ConfigError([f"--format {form}: write text, mermaid or json"])
 
 
+app.command()(submit_commands.submit)
+app.command()(submit_commands.attach)
 app.command()(funnel_commands.funnel)
 app.command()(trace_command.trace)
 app.command()(remove_commands.remove)

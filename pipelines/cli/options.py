@@ -35,6 +35,7 @@ SourceUri = Annotated[
 Limit = Annotated[
     int | None, typer.Option("--limit", help="take only the first N source files, by path", min=1, metavar="N")
 ]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="try records again that failed before")]
 Json = Annotated[bool, typer.Option("--json", help="JSON for machines instead of text")]
 
 

@@ -24,6 +24,7 @@ from pipelines.dag.engine import Engine
 from pipelines.dag.fingerprint import record_recipe
 from pipelines.dag.ledger import LedgerWriter
 from pipelines.dag.logs import EventLog
+from pipelines.dag.nodes import Worker
 from pipelines.dag.progress import Kept, Tally, progress
 from pipelines.dag.records import RecordStore
 from pipelines.dag.room import Room
@@ -56,7 +57,9 @@ class StageContext:
         on_event: Callable[[str, Mapping[str, object]], None] = lambda kind, fields: None,
         on_progress: Callable[[Mapping[str, Any]], None] | None = None,
         log: EventLog | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
+        self.labels = dict(labels or {})
         self.store, self.name, self.stage = store, name, stage
         self.fingerprint, self.run_id, self.seed, self.world = fingerprint, run_id, seed, world
         self.retry_failed = retry_failed
@@ -194,9 +197,13 @@ class StageContext:
         cpus: float = 1.0,
         gpus: float = 0.0,
     ) -> Iterator[Any]:
-        size = self._engine.pool_size(len(batches), cpus, gpus, self._room.share(self.name)) if batches else 0
+        worker = Worker(cpus, gpus, self.labels)
+        size = self._engine.pool_size(len(batches), worker, self._room.share(self.name)) if batches else 0
         with self._room.pool(self.name, Resources(size * cpus, size * gpus)):
-            yield from self._engine.map(actor, batches, init or {}, cpus, gpus, size)
+            yield from self._engine.map(actor, batches, init or {}, worker, size)
+
+    def watch_nodes(self, workers: int, cpus: float, gpus: float) -> Callable[[], None]:
+        return self._engine.watch(Worker(cpus, gpus, self.labels), workers)
 
     def progress(self, total: int, unit: str, weight: float = 0.0) -> Progress:
         shown = progress(self.name, total, unit, self._quiet, weight, self._on_progress)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import queue
 import re
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
-from stages.contract import Resources, StageError
+from pipelines.dag.nodes import Node, NodeWatch, Worker, holds, in_all, living_nodes, missing
+from stages.contract import Resources, RetryableError, StageError
 
 _STARTING = threading.Lock()  # stages that run side by side may both be the first to need it
 
@@ -41,22 +45,20 @@ class Engine(Protocol):
         """What stages may hold together; None where they run one at a time."""
         ...
 
-    def pool_size(self, batches: int, cpus: float, gpus: float, at_most: Resources | None) -> int:
-        """Workers for this many batches, of ``cpus`` and ``gpus`` each; at least one, within ``at_most`` where that has room."""
+    def pool_size(self, batches: int, worker: Worker, at_most: Resources | None) -> int:
+        """How many such workers for so many batches; at least one, within ``at_most`` where that has room."""
         ...
 
     def map(
-        self,
-        actor: Callable[..., Any],
-        batches: Sequence[Any],
-        init: Mapping[str, Any],
-        cpus: float,
-        gpus: float,
-        size: int,
+        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], worker: Worker, size: int
     ) -> Iterator[Any]: ...
 
     def start(self) -> None:
         """Make sure that Ray runs, for stages that use it themselves (training)."""
+        ...
+
+    def watch(self, worker: Worker, count: int) -> Callable[[], None]:
+        """To be called now and then while a stage waits for so many workers: raises when no nodes can hold them."""
         ...
 
 
@@ -66,31 +68,28 @@ class InlineEngine:
     def capacity(self) -> Resources | None:
         return None
 
-    def pool_size(self, batches: int, cpus: float, gpus: float, at_most: Resources | None) -> int:
+    def pool_size(self, batches: int, worker: Worker, at_most: Resources | None) -> int:
         return 1
 
     def map(
-        self,
-        actor: Callable[..., Any],
-        batches: Sequence[Any],
-        init: Mapping[str, Any],
-        cpus: float,
-        gpus: float,
-        size: int,
+        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], worker: Worker, size: int
     ) -> Iterator[Any]:
         if not batches:
             return
-        worker = actor(**init)
+        working = actor(**init)
         try:
             for batch in batches:
-                yield worker(batch)
+                yield working(batch)
         finally:
-            close = getattr(worker, "close", None)
+            close = getattr(working, "close", None)
             if close:
                 close()
 
     def start(self) -> None:
         return
+
+    def watch(self, worker: Worker, count: int) -> Callable[[], None]:
+        return lambda: None
 
 
 @contextlib.contextmanager
@@ -109,10 +108,16 @@ def _silent_stderr() -> Iterator[None]:
 
 @dataclass
 class RayEngine:
-    """A Ray Data actor pool that fits what the cluster has, so that it cannot wait for itself."""
+    """A Ray Data actor pool that fits what the cluster has, so that it cannot wait for itself.
+
+    With an ``address`` it is a cluster of several nodes: these get our code as a wheel, and may die and come back.
+    """
 
     address: str | None = None
     num_cpus: int | None = None
+    grows_to: int | None = None
+    wait_for_nodes_s: float = 300.0
+    tell: Callable[[str], None] = field(default=lambda text: None)
 
     def start(self) -> None:
         with _STARTING:
@@ -133,17 +138,15 @@ class RayEngine:
 
         from fulcrum.guard import RAY_SETUP_HOOK
 
-        settings: dict[str, Any] = {
-            "log_to_driver": False,
-            "logging_level": logging.ERROR,
-            "include_dashboard": False,
-            "runtime_env": {"worker_process_setup_hook": RAY_SETUP_HOOK},
-        }
+        environment: dict[str, Any] = {"worker_process_setup_hook": RAY_SETUP_HOOK}
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address:
-            ray.init(address=self.address, **{k: v for k, v in settings.items() if k != "include_dashboard"})
+            with tempfile.TemporaryDirectory(prefix="fulcrum-wheel-") as folder:
+                ray.init(self.address, runtime_env={**environment, **_shipped(Path(folder))}, **settings)
         else:
             with _silent_stderr():
-                ray.init(num_cpus=self.num_cpus, **settings)
+                # "local": not the cluster that whoever last called `ray start` on this machine has left its address of
+                ray.init("local", num_cpus=self.num_cpus, include_dashboard=False, runtime_env=environment, **settings)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -152,23 +155,14 @@ class RayEngine:
     def capacity(self) -> Resources | None:
         if self.address:
             self.start()
-            import ray
-
-            have = ray.cluster_resources()
-            return Resources(have.get("CPU", 0.0), have.get("GPU", 0.0))
+            return in_all(living_nodes())
         # As a local Ray will count them, without starting it for a run in which nothing is to be done.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = len([g for g in visible.split(",") if g]) if visible is not None else len(_nvidia())
         return Resources(float(self.num_cpus or os.cpu_count() or 1), float(gpus))
 
     def map(
-        self,
-        actor: Callable[..., Any],
-        batches: Sequence[Any],
-        init: Mapping[str, Any],
-        cpus: float,
-        gpus: float,
-        size: int,
+        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], worker: Worker, size: int
     ) -> Iterator[Any]:
         if not batches:
             return
@@ -183,34 +177,101 @@ class RayEngine:
             batch_size=1,
             # one batch at a time an actor: a batch that waits behind another's two-hour film could run elsewhere
             compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
-            num_cpus=cpus,
-            num_gpus=gpus or None,
+            num_cpus=worker.cpus,
+            num_gpus=worker.gpus or None,
+            label_selector=dict(worker.labels) or None,
         )
-        for block in data.iter_batches(batch_size=1, prefetch_batches=0):
+        blocks = data.iter_batches(batch_size=1, prefetch_batches=0)
+        for block in _watched(blocks, self.watch(worker, 1)) if self.address else blocks:
             for blob in block["result"]:
                 result = pickle.loads(blob)
                 if isinstance(result, _Raised):
                     raise result.error
                 yield result
 
-    def pool_size(self, batches: int, cpus: float, gpus: float, at_most: Resources | None) -> int:
+    def pool_size(self, batches: int, worker: Worker, at_most: Resources | None) -> int:
         self.start()
-        import ray
+        nodes = living_nodes()
+        fits = min(batches, holds(nodes, worker))
+        if fits < 1 and not self.address:
+            raise StageError(missing(nodes, worker))
+        mine = min(fits, max(1, holds([Node(at_most.cpus, at_most.gpus)], _anywhere(worker)))) if at_most else fits
+        return int(max(1, mine, min(batches, self.grows_to or 1)))
 
-        have = ray.cluster_resources()
-        fits = fitting(batches, cpus, gpus, Resources(have.get("CPU", 0.0), have.get("GPU", 0.0)))
-        if fits < 1:
-            raise StageError(
-                f"one worker wants {cpus:g} CPUs and {gpus:g} GPUs, but the cluster has {have.get('CPU', 0):g} CPUs "
-                f"and {have.get('GPU', 0):g} GPUs. Lower the stage's resources or add a node."
-            )
-        return min(fits, max(1, fitting(batches, cpus, gpus, at_most))) if at_most else fits
+    def watch(self, worker: Worker, count: int) -> Callable[[], None]:
+        self.start()
+        return NodeWatch(worker, self.wait_for_nodes_s if self.address else 0.0, self.tell, count=count).look
 
 
-def fitting(batches: int, cpus: float, gpus: float, room: Resources) -> int:
-    """Workers of ``cpus`` and ``gpus`` each that find room and a batch."""
-    fits = int(room.cpus // cpus) if cpus else batches
-    return min(batches, fits, int(room.gpus // gpus)) if gpus else min(batches, fits)
+def _anywhere(worker: Worker) -> Worker:
+    return Worker(worker.cpus, worker.gpus)
+
+
+def _shipped(folder: Path) -> dict[str, Any]:
+    """The part of Ray's runtime environment that brings our code, unless the job that this runs in has brought it."""
+    from fulcrum.guard import SHIPPED
+    from fulcrum.shipping import build_wheel, wheel_version
+
+    if SHIPPED in os.environ:
+        return {}
+    wheel = build_wheel(folder)
+    return {"py_modules": [str(wheel)], "env_vars": {SHIPPED: wheel_version(wheel)}}
+
+
+def _watched(blocks: Iterable[Any], look: Callable[[], None]) -> Iterator[Any]:
+    """The blocks as they come. Between them, and while none comes, looks whether there are nodes to work on."""
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=2)
+    over = threading.Event()
+
+    def put(item: tuple[str, Any]) -> None:
+        while not over.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=1.0)
+                return
+
+    def pull() -> None:
+        try:
+            for block in blocks:
+                put(("block", block))
+                if over.is_set():
+                    return
+            put(("end", None))
+        except BaseException as error:
+            put(("error", error))
+
+    threading.Thread(target=pull, daemon=True, name="blocks").start()
+    try:
+        while True:
+            look()
+            try:
+                kind, came = ready.get(timeout=1.0)
+            except queue.Empty:
+                continue
+            if kind == "end":
+                return
+            if kind == "error":
+                raise _lost(came) or came
+            yield came
+    finally:
+        over.set()
+
+
+def _lost(error: BaseException) -> RetryableError | None:
+    """The error as one that may pass, where it says that a node or what it held is gone."""
+    from ray import exceptions
+
+    gone = (
+        exceptions.ActorUnavailableError,
+        exceptions.NodeDiedError,
+        exceptions.ObjectLostError,
+        exceptions.WorkerCrashedError,
+    )
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, gone):
+            return RetryableError(f"a node of the cluster was lost ({type(cause).__name__})")
+        cause = cause.__cause__
+    return None
 
 
 def _nvidia() -> list[str]:

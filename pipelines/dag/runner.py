@@ -63,6 +63,10 @@ class Job:
     log: EventLog | None = None
     config: Mapping[str, object] | None = None
     """The resolved configuration, without secrets, kept beside the run's record."""
+    labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By node, the labels of the machines on which its workers may run."""
+    submission: str | None = None
+    """Id of the Ray job that this process is, if it is one."""
 
 
 def run(job: Job, reporter: Reporter) -> RunRecord:
@@ -80,6 +84,7 @@ def run(job: Job, reporter: Reporter) -> RunRecord:
         host=socket.gethostname(),
         pid=os.getpid(),
         code=job.code,
+        submission=job.submission,
     )
     try:
         record.save(job.store)
@@ -345,6 +350,7 @@ def _attempt(
         on_event=lambda kind, fields: job.on_event(kind, {"run_id": record.run_id, "stage": node.name, **fields}),
         on_progress=job.on_progress,
         log=job.log.bind(run_id=record.run_id, stage=node.name) if job.log else None,
+        labels=job.labels.get(node.name),
     )
     try:
         if node.stage.needs_ray:

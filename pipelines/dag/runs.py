@@ -53,6 +53,8 @@ class RunRecord:
     code: str
     ledger: str | None = None
     tracking: dict[str, str] = field(default_factory=dict)
+    submission: str | None = None
+    """Id of the Ray job in which it ran, if it was submitted."""
 
     def node(self, name: str) -> NodeRecord:
         return next(n for n in self.nodes if n.name == name)

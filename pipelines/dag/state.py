@@ -25,7 +25,7 @@ class State(StrEnum):
                 assert_never(self)
 
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_WAITING = 0, 1, 2, 75
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_WAITING, EXIT_INTERRUPTED = 0, 1, 2, 75, 130
 
 
 def exit_code(states: list[State]) -> int:

@@ -1,7 +1,7 @@
 """A discrete-event simulation of a run: stages of a DAG on a cluster, batches on their pools, answers on people's shifts.
 
 Events are the ends of stages. Which stage may start, and how many workers its pool gets, is asked of the very code that a run
-asks (``pipelines.dag.room``, ``pipelines.dag.engine``); within a pool, batches go in their order to whoever is free first.
+asks (``pipelines.dag.room``, ``pipelines.dag.nodes``); within a pool, batches go in their order to whoever is free first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.dag.engine import fitting
+from pipelines.dag.nodes import Node, Worker, holds
 from pipelines.dag.room import Room
 from stages.contract import Resources
 
@@ -118,7 +118,7 @@ def simulate(
                 workers = len(free)
             else:
                 share = room.share(load.name)
-                workers = max(1, fitting(len(load.batches), load.cpus, load.gpus, share)) if share else 1
+                workers = _pool(load, share) if share else 1
                 pool = ExitStack()
                 pool.enter_context(room.pool(load.name, Resources(workers * load.cpus, workers * load.gpus)))
                 held[load.name] = pool
@@ -154,6 +154,12 @@ def _attempts(load: Load, rng: np.random.Generator) -> tuple[np.ndarray, float]:
 def _worked_off(now: float, workers: int, start_s: float, attempts: np.ndarray) -> float:
     """When the last of a pool's workers is done, each taking the next batch when it is free."""
     return now + start_s + max(_clocks([0.0] * workers, attempts))
+
+
+def _pool(load: Load, share: Resources) -> int:
+    """Workers for a stage's batches, of what it may take together."""
+    fit = holds([Node(share.cpus, share.gpus)], Worker(load.cpus, load.gpus))
+    return int(max(1, min(len(load.batches), fit)))
 
 
 def _answered(free: list[float], shifts: Shifts, now: float, answers: np.ndarray) -> float:

@@ -139,7 +139,7 @@ def launch(ctx: Context, params: EngineParams, job: Job) -> dict[str, Any]:
         raise StageError(f"engine inline has one worker, not {params.num_workers}; use engine: ray")
     with _previews(ctx, params, job) as previews, _watched(ctx, home, job.spec.steps, previews):
         if params.engine == "ray":
-            _launch_ray(params, job)
+            _launch_ray(ctx, params, job)
         else:
             try:
                 run_job(job)
@@ -219,7 +219,7 @@ def _finished(home: Path, steps: int) -> dict[str, Any] | None:
     return note if note["step"] >= steps or note["stopped"] else None
 
 
-def _launch_ray(params: EngineParams, job: Job) -> None:
+def _launch_ray(ctx: Context, params: EngineParams, job: Job) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -234,6 +234,7 @@ def _launch_ray(params: EngineParams, job: Job) -> None:
             num_workers=params.num_workers,
             use_gpu=bool(params.gpus_per_worker),
             resources_per_worker=resources,
+            label_selector=dict(ctx.labels) or None,
         ),
         # The name is the fingerprint's own folder, so no other run can be continued by accident.
         run_config=RunConfig(
@@ -243,7 +244,9 @@ def _launch_ray(params: EngineParams, job: Job) -> None:
         ),
     )
     try:
-        _fit(trainer)
+        _fit(trainer, ctx.watch_nodes(params.num_workers, params.cpus_per_worker, params.gpus_per_worker))
+    except StageError:
+        raise
     except Exception as error:
         raise StageError(_said(home) or f"training failed on Ray: {_root(error)}") from error
     said = _said(home)
@@ -251,8 +254,11 @@ def _launch_ray(params: EngineParams, job: Job) -> None:
         raise StageError(said)
 
 
-def _fit(trainer: Any) -> None:
-    """``trainer.fit()`` in a thread of its own: in the main one Ray Train takes Ctrl-C over and ends the process by itself."""
+def _fit(trainer: Any, watch_nodes: Callable[[], None]) -> None:
+    """``trainer.fit()`` in a thread of its own: in the main one Ray Train takes Ctrl-C over and ends the process by itself.
+
+    It would wait for ever for nodes that hold its workers, so these are watched from here.
+    """
     failed: list[BaseException] = []
 
     def fit() -> None:
@@ -264,6 +270,7 @@ def _fit(trainer: Any) -> None:
     thread = threading.Thread(target=fit, daemon=True, name="ray-train")
     thread.start()
     while thread.is_alive():
+        watch_nodes()
         thread.join(WATCH_S)
     if failed:
         raise failed[0]

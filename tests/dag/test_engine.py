@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from pipelines.dag.engine import InlineEngine
+from pipelines.dag.nodes import Worker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CODE = """
 import sys, os
 from pipelines.dag.engine import RayEngine
+from pipelines.dag.nodes import Worker
 from stages.contract import StageError
 
 class Square:
@@ -28,18 +30,18 @@ class Square:
 if __name__ == "__main__":
     cpus, root = int(sys.argv[1]), sys.argv[2]
     engine = RayEngine(num_cpus=cpus)
-    found = list(engine.map(Square, [[1, 2], [3], [4, 5], [6]], {"add": 1}, 1.0, 0.0, engine.pool_size(4, 1.0, 0.0, None)))
+    found = list(engine.map(Square, [[1, 2], [3], [4, 5], [6]], {"add": 1}, Worker(), engine.pool_size(4, Worker(), None)))
     assert sorted(x for values, _, _ in found for x in values) == [2, 5, 10, 17, 26, 37]
     assert all(path == root + "/models/__init__.py" for _, path, _ in found), found
     assert os.getpid() not in {pid for _, _, pid in found}
     try:
-        list(engine.map(Square, [["explode"]], {"add": 1}, 1.0, 0.0, 1))
+        list(engine.map(Square, [["explode"]], {"add": 1}, Worker(), 1))
     except StageError as error:
         assert "the actor says no" in str(error)
     else:
         raise AssertionError("the error was swallowed")
     try:
-        engine.pool_size(1, 64.0, 0.0, None)
+        engine.pool_size(1, Worker(64.0), None)
     except StageError as error:
         assert "Lower the stage's resources" in str(error)
     print("fine")
@@ -75,5 +77,5 @@ def test_the_inline_engine_closes_its_actor() -> None:
         def close(self) -> None:
             closed.append(True)
 
-    assert list(InlineEngine().map(Actor, [1, 2], {}, 1.0, 0.0, 1)) == [2, 3]
+    assert list(InlineEngine().map(Actor, [1, 2], {}, Worker(), 1)) == [2, 3]
     assert closed

@@ -19,6 +19,7 @@ from data_schemas.ids import video_id
 from data_schemas.tables import SOURCES
 from models.video.guard import Guard, Limits
 from pipelines.dag.engine import InlineEngine
+from pipelines.dag.nodes import Worker
 from stages.curation.analyze import AnalyzeParams, analyze
 from tests.context import LocalContext
 from tests.footage.media import pan, write
@@ -117,13 +118,7 @@ class PoolEngine(InlineEngine):
     """Two worker processes that take the next batch when they are free: what Ray does, started in a second."""
 
     def map(
-        self,
-        actor: Callable[..., Any],
-        batches: Sequence[Any],
-        init: Mapping[str, Any],
-        cpus: float,
-        gpus: float,
-        size: int,
+        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], worker: Worker, size: int
     ) -> Iterator[Any]:
         with ProcessPoolExecutor(2, get_context("spawn"), initializer=_start, initargs=(actor, dict(init))) as pool:
             for future in as_completed([pool.submit(_work, batch) for batch in batches]):

@@ -14,6 +14,7 @@ from data_schemas.tables import CLIPS, DEDUPE, SELECTION, VIDEOS
 from pipelines.config import load
 from pipelines.curate import PIPELINE
 from pipelines.dag.engine import InlineEngine
+from pipelines.dag.nodes import Worker
 from stages.review import clip_media
 from stages.review.clip_media import PICTURES_SHOWN, ReviewMediaParams, review_media
 from stages.review.proxies import poster_name
@@ -29,20 +30,14 @@ class Counting(InlineEngine):
         self.most, self.spans = most, 0
 
     def map(
-        self,
-        actor: Callable[..., Any],
-        batches: Sequence[Any],
-        init: Mapping[str, Any],
-        cpus: float,
-        gpus: float,
-        size: int,
+        self, actor: Callable[..., Any], batches: Sequence[Any], init: Mapping[str, Any], worker: Worker, size: int
     ) -> Iterator[Any]:
         for batch in list(batches):
             if self.most == 0:
                 raise KeyboardInterrupt
             self.most -= 1
             self.spans += len(batch.spans)
-            yield from super().map(actor, [batch], init, cpus, gpus, size)
+            yield from super().map(actor, [batch], init, worker, size)
 
 
 def run(tmp_path: Path, inputs: dict[str, Any], engine: Counting, **params: Any) -> LocalContext:

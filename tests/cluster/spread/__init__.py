@@ -1,0 +1,81 @@
+"""A pipeline of a user's own, for clusters: it squares numbers slowly on many nodes, says where, and asks people."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from data_schemas.schema import Field, TableSchema
+from pipelines.dag.graph import Pipeline, node
+from stages.contract import Context, Params, Table, Waiting, stage
+
+SQUARES = TableSchema(
+    "squares",
+    "1.0",
+    ("number",),
+    (
+        Field("number", pa.int64(), "number", nullable=False),
+        Field("square", pa.int64(), "its square", nullable=False),
+        Field("group", pa.string(), "group of the node", telemetry=True),
+        Field("code", pa.string(), "folder that Fulcrum was imported from", telemetry=True),
+    ),
+    "Squares of numbers.",
+)
+
+
+class Slow:
+    def __init__(self, pause_s: float) -> None:
+        self.pause_s = pause_s
+
+    def __call__(self, batch: Sequence[int]) -> list[dict[str, object]]:
+        import fulcrum
+
+        group = "inline"
+        if "RAY_RAYLET_PID" in os.environ:
+            import ray
+
+            context = ray.get_runtime_context()
+            group = context.get_node_labels()["fulcrum/group"]
+        time.sleep(self.pause_s)
+        code = os.path.dirname(os.path.dirname(fulcrum.__file__))
+        return [{"number": n, "square": n * n, "group": group, "code": code} for n in batch]
+
+
+class SpreadParams(Params):
+    numbers: int = 6
+    pause_s: float = 0.0
+
+
+class AskParams(Params):
+    pass
+
+
+def _squares(ctx: Context, params: SpreadParams) -> None:
+    batches = [[n] for n in range(params.numbers)]
+    for rows in ctx.map(Slow, batches, init={"pause_s": params.pause_s}):
+        ctx.write("squares", SQUARES.table(rows))
+
+
+spread = stage(name="spread", version="1", params=SpreadParams, outputs={"squares": Table(SQUARES)})(_squares)
+pinned = stage(name="pinned", version="1", params=SpreadParams, outputs={"squares": Table(SQUARES)})(_squares)
+
+
+@stage(
+    name="ask",
+    version="1",
+    params=AskParams,
+    inputs={"squares": Table(SQUARES)},
+    outputs={"answers": Table(SQUARES)},
+    gate=True,
+)
+def ask(ctx: Context, params: AskParams) -> Waiting:
+    """Waits for ever."""
+    return Waiting("http://page", 3, "3 items left")
+
+
+PIPELINE = Pipeline(
+    "spread", (node("spread", spread), node("pinned", pinned), node("ask", ask, squares="spread.squares"))
+)
