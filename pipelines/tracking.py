@@ -18,6 +18,7 @@ from pipelines.config import hide
 from pipelines.dag.artifacts import Manifest
 from pipelines.dag.runs import RunRecord
 from pipelines.dag.store import Store
+from stages.location import S3Place
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -26,6 +27,16 @@ FINGERPRINT = "fulcrum.fingerprint"
 PUBLISHED = "fulcrum.published_step"  # up to here a training run's metrics are in MLflow
 BATCH = 1000  # metrics of one request, MLflow's limit
 PARAM_CHARS = 500
+
+
+def artifact_location(store: Store) -> str:
+    """Beside the store, said explicitly: MLflow's default is a folder in whatever directory the command ran in."""
+    place = store.uri_of("mlflow").partition("?")[0]
+    if place.startswith("s3://"):  # MLflow's own client of S3 knows no options of a URI
+        endpoint = S3Place.of(store.uri).endpoint
+        if endpoint:
+            os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", endpoint)
+    return place
 
 
 class Tracker:
@@ -55,14 +66,13 @@ class Tracker:
 
             if self.uri.startswith("sqlite:///"):
                 Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            place = artifact_location(self.store)
             client = MlflowClient(tracking_uri=self.uri)
             found = client.get_experiment_by_name(self.experiment)
             if found:
                 self._experiment_id = found.experiment_id
             else:
-                # An explicit place for artifacts: the default is a folder in whatever directory the command ran in.
-                where = {"artifact_location": self.store.uri_of("mlflow")}
-                self._experiment_id = client.create_experiment(self.experiment, **where)
+                self._experiment_id = client.create_experiment(self.experiment, artifact_location=place)
             self._client = client
         return self._client
 
