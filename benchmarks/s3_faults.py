@@ -36,7 +36,7 @@ from pipelines.commits import Commits, kind_of
 from pipelines.config import load
 from pipelines.dag.artifacts import Committed, read_manifest
 from pipelines.dag.digest import files_digest, table_digest
-from pipelines.dag.runs import load_run
+from pipelines.dag.runs import RunRecord, load_run
 from pipelines.dag.shards import SUFFIX, open_shard
 from pipelines.dag.store import Store, sha256_file
 from pipelines.launch import launch
@@ -66,11 +66,11 @@ def run(pipeline: str, source: str, store: str, more: list[str]) -> tuple[int, s
     return code, said.getvalue()
 
 
-def content(store: Store) -> dict[str, str]:
-    """Digests of what the latest run left, computed from the bytes that lie there; each ledger among them."""
+def content(store: Store, record: RunRecord | None = None) -> dict[str, str]:
+    """Digests of what a run (the latest) left, computed from the bytes that lie there; each ledger among them."""
     found = {}
     commits = Commits(store)
-    for node in load_run(store).nodes:
+    for node in (record or load_run(store)).nodes:
         manifest = read_manifest(store, node.name, node.fingerprint or "")
         if manifest is None:
             raise SystemExit(f"{node.name} is {node.state}: {node.message}")

@@ -72,7 +72,7 @@ class Tracker:
             if found:
                 self._experiment_id = found.experiment_id
             else:
-                self._experiment_id = client.create_experiment(self.experiment, artifact_location=place)
+                self._experiment_id = _made_once(client, self.experiment, place)
             self._client = client
         return self._client
 
@@ -228,6 +228,19 @@ class Tracker:
                 if not 0 < int(point["step"]) <= published:
                     points.append((point["key"], float(point["value"]), int(point["step"])))
         self._log_points(client, child, points)
+
+
+def _made_once(client: MlflowClient, experiment: str, place: str) -> str:
+    """The id of a new experiment, or of the one that another run made at this very moment."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(experiment, artifact_location=place))
+    except MlflowException:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise
+        return str(found.experiment_id)
 
 
 def _key(name: str) -> str:
