@@ -68,7 +68,8 @@ def send(local: str, uri: str, key: str) -> None:
     with _as_arrow_says(f"uploading to key '{key}' in bucket '{place.bucket}'"):
         if os.path.getsize(local) < _PART:
             with open(local, "rb") as file:
-                client.put_object(Bucket=place.bucket, Key=key, Body=file)
+                data = file.read()  # as it is now: a log may grow meanwhile
+            client.put_object(Bucket=place.bucket, Key=key, Body=data)
             return
         from s3transfer.manager import TransferConfig, TransferManager
 

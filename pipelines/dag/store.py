@@ -8,6 +8,7 @@ Layout::
     records/<stage>/<id>.shard               committed records of record stages (records.py)
     runs/<run_id>/...                        what each run did (runs.py)
     live/<fingerprint>.json                  heartbeat of a stage being worked on
+    work/<fingerprint>/...                   where a stage got to, for another machine to go on (kept_work.py)
     takedowns/<time>-<id>.json               videos that nobody may use any more (takedowns.py)
 
 Nothing is renamed and nothing is locked, so the same rule holds on S3. A manifest is written last, in one put. Where two runs
@@ -156,7 +157,7 @@ class Store:
             with tempfile.NamedTemporaryFile(prefix="fulcrum-") as file:
                 yield file  # type: ignore[misc]  # has all that a file opened for writing bytes has
                 file.flush()
-                self._send(file.name, path)
+                self.send(Path(file.name), path)
             return
         target = self.full(path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -171,13 +172,13 @@ class Store:
             if os.path.exists(temporary):
                 os.unlink(temporary)
 
-    def _send(self, local: str, path: str) -> None:
-        """Upload a file as one object; anew where that fails for a reason that may pass."""
+    def send(self, local: Path, path: str) -> None:
+        """Upload a local file as one object of an object store; anew where that fails for a reason that may pass."""
         if isinstance(self._raw, pafs.S3FileSystem):
-            tried(self.uri, lambda: s3.send(local, self.uri, self.full(path).partition("/")[2]))
+            tried(self.uri, lambda: s3.send(str(local), self.uri, self.full(path).partition("/")[2]))
             return
         here = pafs.LocalFileSystem()
-        tried(self.uri, lambda: pafs.copy_files(local, self.full(path), here, self._raw, use_threads=False))
+        tried(self.uri, lambda: pafs.copy_files(str(local), self.full(path), here, self._raw, use_threads=False))
 
     def copy(self, path: str, target: str) -> None:
         """Copy an object within the store; on a local disk by a link where the file system has them."""
@@ -220,7 +221,7 @@ class Store:
     def upload(self, local: Path, path: str) -> None:
         """Copy a local folder into the store, object by object."""
         files = [file for file in sorted(local.rglob("*")) if file.is_file()]
-        for _ in in_threads(lambda f: self._send(str(f), f"{path}/{f.relative_to(local).as_posix()}"), files):
+        for _ in in_threads(lambda f: self.send(f, f"{path}/{f.relative_to(local).as_posix()}"), files):
             pass
 
     def download(self, path: str, local: Path) -> None:

@@ -18,7 +18,7 @@ from stages import s3
 from stages.contract import StageError
 from stages.curation.listing import list_source
 from stages.location import open_location
-from tests.dag.toy import make_pipeline, run_toy, states
+from tests.dag.toy import make_pipeline, run_toy, states, world
 
 SMALL, LARGE = b"{}", bytes(9 << 20)  # one request; an upload in parts
 
@@ -267,3 +267,68 @@ def test_mlflow_puts_its_artifacts_beside_the_store(at: str, tmp_path: Path, mon
     (tmp_path / "a.txt").write_text("seen")
     get_artifact_repository(f"{artifact_location(store)}/0/artifacts").log_artifact(str(tmp_path / "a.txt"))
     assert store.read("mlflow/0/artifacts/a.txt") == b"seen"
+
+
+def test_what_one_machine_kept_of_its_work_another_goes_on_from(at: str, tmp_path: Path) -> None:
+    from pipelines.dag.kept_work import NEWEST, KeptWork
+
+    kept = KeptWork(Store(at), "f" * 64)
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert kept.take(there, 0) is None
+    for step in (10, 20):
+        (here / "checkpoints").mkdir(parents=True, exist_ok=True)
+        state = {"events.jsonl": here / "events.jsonl", "checkpoints/x": here / "checkpoints" / "x"}
+        for path in state.values():
+            path.write_text(f"{path.name} at {step}")
+        kept.put(step, state)
+    assert len(kept.store.names(kept.folder)) == 2  # the newest state and the word that it is
+    there.mkdir()
+    (there / "older").touch()
+    assert kept.take(there, 20) is None
+    assert kept.take(there, 5) == 20
+    assert sorted(p.relative_to(there).as_posix() for p in there.rglob("*.*")) == ["events.jsonl"]
+    assert (there / "checkpoints" / "x").read_text() == "x at 20"
+    kept.store.put(f"{kept.folder}/00000030-half/events.jsonl", b"of a machine that was lost while it kept this")
+    assert kept.take(tmp_path / "third", 0) == 20
+    kept.forget()
+    assert kept.store.files(kept.folder) == []
+    assert not kept.store.exists(f"{kept.folder}/{NEWEST}")
+
+
+def test_a_training_leaves_each_checkpoint_in_a_remote_store_and_takes_it_up_elsewhere(at: str, tmp_path: Path) -> None:
+    from pipelines.dag.context import StageContext
+    from pipelines.dag.engine import InlineEngine
+    from stages.training.watch import CheckpointWatch, newest_checkpoint
+
+    told: list[str] = []
+
+    def context(local: Path) -> StageContext:
+        return StageContext(
+            store=Store(at),
+            name="sft",
+            stage=make_pipeline({"first": []}).nodes[0].stage,
+            inputs={},
+            fingerprint="a" * 64,
+            run_id="r",
+            seed=0,
+            world=world(),
+            engine=InlineEngine(),
+            local=local,
+            on_event=lambda kind, fields: told.append(kind),
+        )
+
+    one, other = context(tmp_path / "one"), context(tmp_path / "other")
+    home = one.workdir / "sft"
+    (home / "checkpoints" / "step_00000020").mkdir(parents=True)
+    (home / "checkpoints" / "step_00000020" / "tensors").write_bytes(b"weights")
+    (home / ".sampler.json.writing").touch()
+    (home / "sampler.json").write_text("{}")
+    CheckpointWatch(one, home).poll()
+    assert told == ["checkpoint"]
+    elsewhere = other.workdir / "sft"
+    assert other.take_work(elsewhere, newest_checkpoint(elsewhere / "checkpoints")) == 20
+    assert (elsewhere / "checkpoints" / "step_00000020" / "tensors").read_bytes() == b"weights"
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["checkpoints", "sampler.json"]
+    assert other.take_work(elsewhere, newest_checkpoint(elsewhere / "checkpoints")) is None
+    other.clean_work()
+    assert Store(at).files("work") == []
