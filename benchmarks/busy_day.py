@@ -60,9 +60,9 @@ def _command(arguments: Sequence[str], log: str, env: Mapping[str, str]) -> None
     """In a new process: ``fulcrum`` with these arguments."""
     os.setsid()
     os.environ.update(env)
-    with open(log, "ab", buffering=0) as out:
-        os.dup2(out.fileno(), 1)
-        os.dup2(out.fileno(), 2)
+    for number, name in ((1, log), (2, f"{log}.err")):
+        with open(name, "ab", buffering=0) as out:
+            os.dup2(out.fileno(), number)
     sys.argv = ["fulcrum", *arguments]
     from fulcrum.__main__ import main
 
@@ -82,10 +82,16 @@ class Command:
         return self.process.exitcode
 
     def said(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""
+        both = (self.log, self.log.with_name(f"{self.log.name}.err"))
+        return "".join(path.read_text() for path in both if path.exists())
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What it has printed so far, which must be JSON lines and nothing else, but for one that is being written."""
+        text = self.log.read_text() if self.log.exists() else ""
+        yield from (json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines())
 
     def begun(self, stage: str) -> bool:
-        return f'"name": "{stage}"' in self.said() and '"stage_started"' in self.said()
+        return any(one["event"] == "stage_started" and one["name"] == stage for one in self.events())
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -100,6 +106,7 @@ class Services:
     mlflow: str
     page: str
     env: dict[str, str]
+    settings: Sequence[str] = ()
 
     @property
     def store(self) -> str:
@@ -107,14 +114,14 @@ class Services:
 
     def run(self, name: str, source: Path, number: int) -> Command:
         settings = ["engine.kind=inline", f"review.database={self.database}", f"tracking.uri={self.mlflow}",
-                    f"tracking.experiment={EXPERIMENT}", f"review_clips.overlap={OVERLAP}"]  # fmt: skip
+                    f"tracking.experiment={EXPERIMENT}", f"review_clips.overlap={OVERLAP}", *self.settings]  # fmt: skip
         given = [f"--set={one}" for one in settings]
         log = self.folder / f"{name}-{number}.log"
         return Command(log, self.env, "run", "curate", "--source", str(source), "--store", self.store, "--json", *given)
 
 
 @contextmanager
-def services(folder: Path) -> Iterator[Services]:
+def services(folder: Path, settings: Sequence[str]) -> Iterator[Services]:
     """PostgreSQL, MLflow and the page, all started and answering."""
     folder.mkdir()
     env = {"FULCRUM_REVIEW_MEDIA": str(folder / "media")}
@@ -136,7 +143,7 @@ def services(folder: Path) -> Iterator[Services]:
             try:
                 base = f"http://127.0.0.1:{port}"
                 _await(base, page)
-                yield Services(folder, database, mlflow, base, env)
+                yield Services(folder, database, mlflow, base, env, settings)
             finally:
                 page.kill(signal.SIGTERM)
 
@@ -251,6 +258,7 @@ def busy(at: Services, sources: Mapping[str, Path], kill: str | None, side_by_si
             if command.code is None:
                 continue
             del running[name]
+            list(command.events())
             if command.code not in (0, 75, -signal.SIGKILL):
                 raise SystemExit(f"{name} ended with {command.code}:\n{command.said()[-3000:]}")
             if command.code != 0:
@@ -260,10 +268,15 @@ def busy(at: Services, sources: Mapping[str, Path], kill: str | None, side_by_si
 
 
 def day(
-    folder: Path, sources: Mapping[str, Path], reviewers: int, kill: str | None, side_by_side: bool
+    folder: Path,
+    sources: Mapping[str, Path],
+    reviewers: int,
+    kill: str | None,
+    side_by_side: bool,
+    settings: Sequence[str],
 ) -> dict[str, Any]:
     """One day and everything that must be true of it at its end; raises ``SystemExit`` where it is not."""
-    with services(folder) as at:
+    with services(folder, settings) as at:
         opened = open_database(at.database)
         tokens = [invite(opened, f"person {number}", "annotator") for number in range(reviewers)]
         people = People(at.page, tokens)
@@ -285,6 +298,8 @@ def day(
         problems += [f"{open_ones} campaigns are open"] if open_ones else []
         if not len(kept) == len(set(people.stored)) == decided:
             problems.append(f"{len(set(people.stored))} answers were given, {len(kept)} kept, {decided} committed")
+        if not all(_decisions(store, run) for run in runs):
+            problems.append("a run had nothing to ask: take more footage")
         published = [one for run in runs for one in _published(at.mlflow, store, run, problems)]
         if problems:
             raise SystemExit("\n".join(problems))
@@ -342,15 +357,18 @@ def _published(uri: str, store: Store, run: RunRecord, problems: list[str]) -> l
     return whole
 
 
-def measure(folder: Path, sources: Mapping[str, Path], reviewers: int, compare: bool) -> dict[str, Any]:
+def measure(
+    folder: Path, sources: Mapping[str, Path], reviewers: int, compare: bool, settings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The busy day, and with ``compare`` the calm one; ``settings`` are of every run, as for ``fulcrum run --set``."""
     killed = list(sources)[-1]
-    found = day(folder / "busy", sources, reviewers, killed, side_by_side=True)
+    found = day(folder / "busy", sources, reviewers, killed, True, settings)
     results = found.pop("results")
     if not found["side_by_side"] or found["killed_in"] is None:
         raise SystemExit("the runs were not side by side, or none was killed: take more footage")
     found["outputs"] = sum(len(one) for one in results.values())
     if compare:
-        calm = day(folder / "calm", sources, reviewers, None, side_by_side=False)
+        calm = day(folder / "calm", sources, reviewers, None, False, settings)
         theirs = calm.pop("results")
         different = [
             f"{run}: {name}"

@@ -84,6 +84,12 @@ def content(store: Store, record: RunRecord | None = None) -> dict[str, str]:
     return found
 
 
+def rows_of(store: Store) -> dict[str, int]:
+    """Rows of the latest run's tables."""
+    made = [(node, read_manifest(store, node.name, node.fingerprint or "")) for node in load_run(store).nodes]
+    return {f"{n.name}.{name}": o.rows for n, m in made if m for name, o in m.outputs.items() if o.rows is not None}
+
+
 def digest_of(commits: Commits, output: Committed) -> str:
     dataset = commits.open(output)
     if dataset is not None:
@@ -241,7 +247,8 @@ def measure(
             if code != 0:
                 raise SystemExit(f"the run without faults ended with {code}:\n{said[-3000:]}")
             undisturbed = time.monotonic() - began
-            truth = content(Store(str(folder / "local"), create=False))
+            local = Store(str(folder / "local"), create=False)
+            truth, rows = content(local), rows_of(local)
         done = []
         for seed in range(seeds):
             with faulty(plain, seed, rates, HANG_S) as proxy:
@@ -251,6 +258,7 @@ def measure(
         "pipeline": pipeline,
         "seeds": seeds,
         "compared": sorted(truth),
+        "rows": rows,
         "different": 0,
         "half_objects_seen": 0,
         "leaks_of_the_secret_key": 0,

@@ -58,6 +58,7 @@ class Tracker:
             # A server that is away costs seconds, not MLflow's minutes: what is not published now is published later.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # --json writes nothing else there
             from mlflow.tracking import MlflowClient
 
             # After the import, which sets its loggers up. Making the tables of a new database is no news to a user.
@@ -255,5 +256,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(item, Mapping):
             flat.update(flatten(item, f"{name}."))
         else:
-            flat[name] = (json.dumps(item, ensure_ascii=False) if isinstance(item, list) else str(item))[:PARAM_CHARS]
+            # keys in order: a manifest that was read again has them so, and MLflow takes no second text for a parameter
+            text = json.dumps(item, ensure_ascii=False, sort_keys=True) if isinstance(item, list) else str(item)
+            flat[name] = text[:PARAM_CHARS]
     return flat

@@ -58,7 +58,9 @@ def test_curate_on_a_failing_service_leaves_what_it_leaves_on_a_local_disk(
     (films / "a.txt").write_text("a pattern that moves\n")
     (tmp_path / "run").mkdir()
     monkeypatch.delenv("FULCRUM_STORAGE_TRIES")  # as it is for users
-    found = s3_faults.measure(films, tmp_path / "run", "curate", 1, ["tracking.enabled=false"], spool_bytes=256 << 10)
+    settings = ["tracking.enabled=false", "select.rules=[{name: short, column: duration_s, min: 0.5}]"]
+    found = s3_faults.measure(films, tmp_path / "run", "curate", 1, settings, spool_bytes=256 << 10)
+    assert found["rows"]["export.subset"] == 3
     assert all(found["faults"][name] for name in vars(s3_faults.EVERYTHING)), "every kind of fault must have been met"
     assert {"export.media", "export.subset", "analyze.keyframes", "select.ledger"} <= set(found["compared"])
     assert found["runs"][0]["objects_read_meanwhile"] > 20
@@ -332,3 +334,15 @@ def test_a_training_leaves_each_checkpoint_in_a_remote_store_and_takes_it_up_els
     assert other.take_work(elsewhere, newest_checkpoint(elsewhere / "checkpoints")) is None
     other.clean_work()
     assert Store(at).files("work") == []
+
+
+def test_addresses_of_a_remote_store_keep_their_options_apart(at: str, tmp_path: Path) -> None:
+    from pipelines.cli.own_options import put
+    from pipelines.commits import below
+
+    store = Store(at)
+    store.put("data/merge/x y/adapter/a.json", b"{}")
+    address = store.uri_of("data/merge/x y/adapter")
+    assert below(address) == "data/merge/x y/adapter"
+    put(address, tmp_path / "out")
+    assert (tmp_path / "out" / "a.json").read_bytes() == b"{}"
