@@ -167,7 +167,7 @@ def survey(needs: Needs, local: Path | None = None) -> Found:
             garbage.append(Garbage(kind, path, size, needs.policy.now - newest))
     garbage += _uploads(store, needs.policy)
     used = {n.fingerprint[:32] for r in commits.runs if r.run_id in runs for n in r.nodes if n.fingerprint}
-    for name in set(store.names("work")) - used:
+    for name in sorted(set(store.names("work")) - used):
         size, newest = _extent(store, f"work/{name}")
         if newest < before:
             garbage.append(Garbage("work folder", f"work/{name}", size, needs.policy.now - newest))

@@ -177,6 +177,8 @@ def why_not(uri: str, error: BaseException) -> str:
     """A failure at ``uri`` in words that name the bucket and say what to do."""
     parts = urlsplit(uri)
     said = str(error)
+    if said.startswith("the bucket "):
+        return said  # these words already
     if not is_remote(uri) or parts.scheme not in ("s3", "gs"):
         return getattr(error, "strerror", None) or said
     bucket = f"{parts.scheme}://{parts.netloc}"

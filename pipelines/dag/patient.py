@@ -45,7 +45,7 @@ def patient(filesystem: pafs.FileSystem, scheme: str) -> pafs.PyFileSystem:
     return pafs.PyFileSystem(_Handler(filesystem, scheme))
 
 
-class _Handler(pafs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
+class _Handler(pafs.FileSystemHandler):
     """Reads, look-ups and deletions, tried again. Nothing is written through it (``Store`` uploads whole files)."""
 
     def __init__(self, inner: pafs.FileSystem, scheme: str) -> None:

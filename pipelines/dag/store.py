@@ -155,7 +155,7 @@ class Store:
         """
         if not self.is_local:
             with tempfile.NamedTemporaryFile(prefix="fulcrum-") as file:
-                yield file  # type: ignore[misc]  # has all that a file opened for writing bytes has
+                yield file
                 file.flush()
                 self.send(Path(file.name), path)
             return

@@ -148,8 +148,9 @@ def test_a_service_that_is_away_ends_a_run_with_its_name_and_the_next_run_goes_o
         proxy.down = None
         assert states(run_toy(tmp_path, pipeline)) == {"first": "CACHED", "second": "SUCCEEDED"}
         proxy.down = re.compile(".")
-        with pytest.raises(StoreError, match=rf"store s3://{BUCKET}/away.*cannot be reached"):
+        with pytest.raises(StoreError, match=rf"store s3://{BUCKET}/away.*cannot be reached") as caught:
             Store(f"s3://{BUCKET}/away")
+        assert str(caught.value).count("cannot be reached") == 1
 
 
 def test_two_runs_that_commit_the_same_leave_one_whole_commit(
@@ -292,6 +293,8 @@ def test_what_one_machine_kept_of_its_work_another_goes_on_from(at: str, tmp_pat
     assert (there / "checkpoints" / "x").read_text() == "x at 20"
     kept.store.put(f"{kept.folder}/00000030-half/events.jsonl", b"of a machine that was lost while it kept this")
     assert kept.take(tmp_path / "third", 0) == 20
+    kept.store.delete(f"{kept.folder}/{kept.store.read_json(f'{kept.folder}/{NEWEST}')['name']}")
+    assert kept.take(tmp_path / "fourth", 0) is None
     kept.forget()
     assert kept.store.files(kept.folder) == []
     assert not kept.store.exists(f"{kept.folder}/{NEWEST}")
