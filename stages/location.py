@@ -168,7 +168,12 @@ def _connect(place: str) -> pafs.FileSystem:
 
 
 def child_uri(uri: str, relative: str) -> str:
-    """The URI of a file below the folder ``uri``; options of the connection (``?endpoint_override=``) stay with it."""
+    """The URI of a file below the folder ``uri``; options of the connection (``?endpoint_override=``) stay with it.
+
+    Below a local folder that is given as a plain path, a plain path.
+    """
+    if "://" not in uri:
+        return f"{uri}/{relative}"
     base, mark, options = uri.partition("?")
     return f"{base.rstrip('/')}/{quote(relative)}{mark}{options}"
 

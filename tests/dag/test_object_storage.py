@@ -17,7 +17,8 @@ from pipelines.dag.store import Store, StoreError
 from stages import s3
 from stages.contract import StageError
 from stages.curation.listing import list_source
-from stages.location import open_location
+from stages.location import child_uri, open_location
+from stages.training.media import local_media
 from tests.dag.toy import make_pipeline, run_toy, states, world
 
 SMALL, LARGE = b"{}", bytes(9 << 20)  # one request; an upload in parts
@@ -349,3 +350,12 @@ def test_addresses_of_a_remote_store_keep_their_options_apart(at: str, tmp_path:
     assert below(address) == "data/merge/x y/adapter"
     put(address, tmp_path / "out")
     assert (tmp_path / "out" / "a.json").read_bytes() == b"{}"
+
+
+def test_a_file_in_a_remote_folder_is_named_before_the_options(tmp_path: Path) -> None:
+    address = child_uri("s3://b/store/data/export/1-a/media?endpoint_override=h:1&scheme=http", "references/a b.png")
+    assert address == "s3://b/store/data/export/1-a/media/references/a%20b.png?endpoint_override=h:1&scheme=http"
+    (tmp_path / "references").mkdir()
+    (tmp_path / "references" / "a b.png").touch()
+    assert local_media(tmp_path, address) == tmp_path / "references" / "a b.png"
+    assert child_uri("/data/50% done?/media", "a b.png") == "/data/50% done?/media/a b.png"
