@@ -44,7 +44,7 @@ def at(plain: str, request: pytest.FixtureRequest) -> str:
     return uri(plain, f"{request.node.name}/store")
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(580)
 def test_curate_on_a_failing_service_leaves_what_it_leaves_on_a_local_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
