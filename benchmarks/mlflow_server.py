@@ -41,7 +41,7 @@ def server(folder: Path) -> Iterator[str]:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     uri = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
+        for _ in range(900):
             try:
                 with urllib.request.urlopen(f"{uri}/health", timeout=1):
                     break

@@ -24,9 +24,12 @@ from pipelines.dag.records import RecordStore
 from pipelines.dag.runs import Heartbeat, RunRecord, living
 from pipelines.dag.store import Store
 from pipelines.registered import Registered, commit_of
+from stages import s3
 from stages.review.spec import PEOPLE
 
-Kind = Literal["commit", "attempt", "shard", "run", "ledger", "heartbeat", "unfinished file", "work folder"]
+Kind = Literal[
+    "commit", "attempt", "shard", "run", "ledger", "heartbeat", "unfinished file", "unfinished upload", "work folder"
+]
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp$")
 
 
@@ -61,6 +64,7 @@ class Garbage:
     bytes: int
     age_s: float
     manifest: Manifest | None = None
+    upload: s3.Upload | None = None
 
 
 @dataclass
@@ -161,7 +165,12 @@ def survey(needs: Needs, local: Path | None = None) -> Found:
         size, newest = _extent(store, path)
         if newest < before:
             garbage.append(Garbage(kind, path, size, needs.policy.now - newest))
+    garbage += _uploads(store, needs.policy)
     used = {n.fingerprint[:32] for r in commits.runs if r.run_id in runs for n in r.nodes if n.fingerprint}
+    for name in sorted(set(store.names("work")) - used):
+        size, newest = _extent(store, f"work/{name}")
+        if newest < before:
+            garbage.append(Garbage("work folder", f"work/{name}", size, needs.policy.now - newest))
     if local is not None:
         garbage += _work_folders(local, used, bool(live), needs.policy)
     return Found(kept, garbage, live)
@@ -193,7 +202,9 @@ def sweep(needs: Needs, found: Found, between: Callable[[], None] = lambda: None
     for one in found.garbage:
         if one.manifest is not None or (one.kind in ("shard", "ledger") and live) or Path(one.path).name in resumed:
             continue
-        if Path(one.path).is_absolute():
+        if one.upload is not None:
+            s3.abort(store.uri, one.upload)
+        elif Path(one.path).is_absolute():
             shutil.rmtree(one.path, ignore_errors=True)
         else:
             store.delete(one.path)
@@ -268,6 +279,20 @@ def _unfinished(store: Store) -> list[str]:
         for folder in (*folders, "live", "takedowns")
         for name in (store.names(folder) if Path(store.full(folder)).is_dir() else [])
         if _TEMPORARY.search(name)
+    ]
+
+
+def _uploads(store: Store, policy: Policy) -> list[Garbage]:
+    """Uploads in parts of processes that were killed: S3 shows no object and keeps the parts, at a price, for good."""
+    if not store.uri.startswith("s3://"):
+        return []
+    old = [one for one in s3.unfinished(store.uri) if one.started < policy.before]
+    prefix = store.root.partition("/")[2]
+    return [
+        Garbage(
+            "unfinished upload", one.key[len(prefix) :].lstrip("/"), one.bytes, policy.now - one.started, upload=one
+        )
+        for one in old
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from functools import cached_property
+from urllib.parse import unquote
 
 import pyarrow.dataset as pads
 
@@ -50,7 +51,7 @@ class Commits:
     def _called(self) -> dict[str, str]:
         """What pipelines call an output, by its path: ``adapter_final``."""
         return {
-            _below(uri): name for run in self.runs for node in run.nodes for name, uri in node.outputs.items() if uri
+            below(uri): name for run in self.runs for node in run.nodes for name, uri in node.outputs.items() if uri
         }
 
     def name(self, manifest: Manifest, output: str) -> str:
@@ -140,7 +141,7 @@ def find_artifact(commits: Commits, what: str) -> tuple[Manifest, str] | None:
     ]
     if named:
         manifest, uri = named[-1]
-        return manifest, _own_name(manifest, _below(uri))
+        return manifest, _own_name(manifest, below(uri))
     digest = what.removeprefix("sha256:")
     if len(digest) >= 8 and all(c in "0123456789abcdef" for c in digest):
         found = [
@@ -156,7 +157,7 @@ def find_artifact(commits: Commits, what: str) -> tuple[Manifest, str] | None:
             shown = ", ".join(f"{m.node} {m.fingerprint[:16]}" for m, _ in found)
             raise StageError(f"{what} is the beginning of several fingerprints: {shown}. Give more of it.")
         return found[0] if found else None
-    path = _below(what)
+    path = below(what)
     for manifest in commits.manifests:
         for output, committed in manifest.outputs.items():
             if path == committed.path or path.startswith(f"{committed.path}/"):
@@ -164,9 +165,11 @@ def find_artifact(commits: Commits, what: str) -> tuple[Manifest, str] | None:
     return None
 
 
-def _below(uri: str) -> str:
+def below(uri: str) -> str:
     """An address in the store from ``data/`` on, wherever the store lies or lay."""
-    _, found, rest = uri.rpartition("/data/")
+    base, found, rest = uri.rpartition("/data/")
+    if found and "://" in base:
+        rest = unquote(rest.partition("?")[0])
     return f"data/{rest}" if found else uri
 
 

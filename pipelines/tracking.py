@@ -18,6 +18,7 @@ from pipelines.config import hide
 from pipelines.dag.artifacts import Manifest
 from pipelines.dag.runs import RunRecord
 from pipelines.dag.store import Store
+from stages.location import S3Place
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -26,6 +27,16 @@ FINGERPRINT = "fulcrum.fingerprint"
 PUBLISHED = "fulcrum.published_step"  # up to here a training run's metrics are in MLflow
 BATCH = 1000  # metrics of one request, MLflow's limit
 PARAM_CHARS = 500
+
+
+def artifact_location(store: Store) -> str:
+    """Beside the store, said explicitly: MLflow's default is a folder in whatever directory the command ran in."""
+    place = store.uri_of("mlflow").partition("?")[0]
+    if place.startswith("s3://"):  # MLflow's own client of S3 knows no options of a URI
+        endpoint = S3Place.of(store.uri).endpoint
+        if endpoint:
+            os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", endpoint)
+    return place
 
 
 class Tracker:
@@ -47,6 +58,7 @@ class Tracker:
             # A server that is away costs seconds, not MLflow's minutes: what is not published now is published later.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+            os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # --json writes nothing else there
             from mlflow.tracking import MlflowClient
 
             # After the import, which sets its loggers up. Making the tables of a new database is no news to a user.
@@ -55,14 +67,13 @@ class Tracker:
 
             if self.uri.startswith("sqlite:///"):
                 Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            place = artifact_location(self.store)
             client = MlflowClient(tracking_uri=self.uri)
             found = client.get_experiment_by_name(self.experiment)
             if found:
                 self._experiment_id = found.experiment_id
             else:
-                # An explicit place for artifacts: the default is a folder in whatever directory the command ran in.
-                where = {"artifact_location": self.store.uri_of("mlflow")}
-                self._experiment_id = client.create_experiment(self.experiment, **where)
+                self._experiment_id = _made_once(client, self.experiment, place)
             self._client = client
         return self._client
 
@@ -220,6 +231,19 @@ class Tracker:
         self._log_points(client, child, points)
 
 
+def _made_once(client: MlflowClient, experiment: str, place: str) -> str:
+    """The id of a new experiment, or of the one that another run made at this very moment."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(experiment, artifact_location=place))
+    except MlflowException:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
 def _key(name: str) -> str:
     return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in name)
 
@@ -232,5 +256,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(item, Mapping):
             flat.update(flatten(item, f"{name}."))
         else:
-            flat[name] = (json.dumps(item, ensure_ascii=False) if isinstance(item, list) else str(item))[:PARAM_CHARS]
+            # keys in order: a manifest that was read again has them so, and MLflow takes no second text for a parameter
+            text = json.dumps(item, ensure_ascii=False, sort_keys=True) if isinstance(item, list) else str(item)
+            flat[name] = text[:PARAM_CHARS]
     return flat

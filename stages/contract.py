@@ -267,6 +267,14 @@ class Context(Protocol):
         """A local folder kept across attempts of this very work (same fingerprint): checkpoints, partial samples."""
         ...
 
+    def keep_work(self, step: int, files: Mapping[str, Path]) -> None:
+        """Keep these files of the work folder where another machine finds them; a store on this machine's disk needs no copy."""
+        ...
+
+    def take_work(self, folder: Path, beyond: int) -> int | None:
+        """Replace a local folder by what was kept last, if that is of a step beyond this one; returns its step."""
+        ...
+
     @property
     def scratch(self) -> Path:
         """A local folder that is gone after this attempt."""

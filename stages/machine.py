@@ -28,7 +28,11 @@ _UNREACHABLE |= {errno.EHOSTDOWN, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETR
 
 # pyarrow's object stores raise an OSError without a number; these are the words for a store that cannot be reached, is
 # overloaded, or no longer accepts the credentials, unlike NO_SUCH_KEY or ACCESS_DENIED, which may be true of one object.
-_STORE_AWAY = re.compile(r"AWS Error (NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|REQUEST_TIMEOUT|THROTTLING)")
+# NO_SUCH_UPLOAD is what an upload in parts gets whose end was heard and whose answer was lost.
+_STORE_AWAY = re.compile(
+    r"AWS Error (NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|REQUEST_TIMEOUT|THROTTLING|INTERNAL_FAILURE|INTERNAL_ERROR"
+    r"|NO_SUCH_UPLOAD|\w+ \(HTTP status (429|5\d\d)\))"
+)
 _STORE_REFUSES = re.compile(
     r"AWS Error (EXPIRED_TOKEN|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|UNRECOGNIZED_CLIENT)"
 )

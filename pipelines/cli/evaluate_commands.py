@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.cli.options import Assignments, ConfigFile, Json, StoreUri
+from pipelines.commits import below
 from pipelines.config import ConfigError, Settings
 from stages.evaluation.systems import CLEAR, MEANINGLESS
 
@@ -145,8 +146,7 @@ def _put_page(store: Store, record: RunRecord, out: Path) -> None:
     if store.is_local:
         shutil.copyfile(Path(outputs["report"].removeprefix("file://")) / "index.html", out)
         return
-    path = "data/" + outputs["report"].rpartition("/data/")[2]
-    out.write_bytes(store.read(f"{path}/index.html"))
+    out.write_bytes(store.read(f"{below(outputs['report'])}/index.html"))
 
 
 def _print(store: Store, record: RunRecord, as_json: bool) -> None:

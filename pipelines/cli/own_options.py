@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 import typer
 
@@ -138,9 +139,10 @@ def put(source: Path | str, out: Path) -> None:
     if not isinstance(source, Path):
         from pipelines.dag.store import Store
 
-        root, _, path = source.rpartition("/data/")
+        base, mark, options = source.partition("?")  # options of the connection stand at the end
+        root, _, path = base.rpartition("/data/")
         out.mkdir(parents=True, exist_ok=True)
-        Store(root, create=False).download(f"data/{path}", out)
+        Store(f"{root}{mark}{options}", create=False).download(f"data/{unquote(path)}", out)
         return
     shutil.copytree(source, out, dirs_exist_ok=True)
 

@@ -22,6 +22,7 @@ from pipelines.dag.artifacts import Committed, open_table
 from pipelines.dag.digest import files_digest, table_digest
 from pipelines.dag.engine import Engine
 from pipelines.dag.fingerprint import record_recipe
+from pipelines.dag.kept_work import KeptWork
 from pipelines.dag.ledger import LedgerWriter
 from pipelines.dag.logs import EventLog
 from pipelines.dag.nodes import Worker
@@ -129,6 +130,12 @@ class StageContext:
             base.mkdir(parents=True, exist_ok=True)
             self._scratch = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=base))
         return self._scratch
+
+    def keep_work(self, step: int, files: Mapping[str, Path]) -> None:
+        KeptWork(self.store, self.fingerprint).put(step, files)
+
+    def take_work(self, folder: Path, beyond: int) -> int | None:
+        return KeptWork(self.store, self.fingerprint).take(folder, beyond)
 
     # -- outputs -----------------------------------------------------------------------------------------------
 
@@ -279,6 +286,7 @@ class StageContext:
 
     def clean_work(self) -> None:
         shutil.rmtree(self._local / "work" / self.fingerprint[:32], ignore_errors=True)
+        KeptWork(self.store, self.fingerprint).forget()
 
 
 def check_keys(table: pads.Dataset, schema: TableSchema, node: str) -> None:

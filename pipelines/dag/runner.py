@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -104,8 +105,9 @@ def run(job: Job, reporter: Reporter) -> RunRecord:
                 entry.message = "interrupted" if entry.state == "RUNNING" else None
                 entry.state = State.FAILED if entry.state == "RUNNING" else State.BLOCKED
         record.state = "interrupted"
-        record.ledger = gather_ledger(job.store, {n: m.ledger for n, m in manifests.items() if m.ledger})
-        record.save(job.store)
+        with contextlib.suppress(OSError):  # a store that is away does not turn an interruption into a traceback
+            record.ledger = gather_ledger(job.store, {n: m.ledger for n, m in manifests.items() if m.ledger})
+            record.save(job.store)
         raise
     except (MachineFailure, OSError) as error:
         if not isinstance(error, MachineFailure):  # not a stage's: the store does not even take the run's own record

@@ -8,9 +8,11 @@ Layout::
     records/<stage>/<id>.shard               committed records of record stages (records.py)
     runs/<run_id>/...                        what each run did (runs.py)
     live/<fingerprint>.json                  heartbeat of a stage being worked on
+    work/<fingerprint>/...                   where a stage got to, for another machine to go on (kept_work.py)
     takedowns/<time>-<id>.json               videos that nobody may use any more (takedowns.py)
 
-Nothing is renamed and nothing is locked, so the same rule holds on S3. A manifest is written last, in one put.
+Nothing is renamed and nothing is locked, so the same rule holds on S3. A manifest is written last, in one put. Where two runs
+commit the same thing there, the later manifest stands; both are whole, and say the same (docs/object_storage.md).
 """
 
 from __future__ import annotations
@@ -28,11 +30,14 @@ from typing import IO, Any
 
 import pyarrow.fs as pafs
 
+from pipelines.dag.patient import patient, tried
+from stages import s3
 from stages.contract import StageError
-from stages.location import child_uri
+from stages.location import child_uri, in_threads, open_location, why_not
 
 FORMAT = 1
 MARKER = "fulcrum-store.json"
+_PIECE = 8 << 20  # bytes of one request: few requests, little memory
 
 
 class StoreError(StageError):
@@ -44,11 +49,9 @@ def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
     try:
-        filesystem, root = pafs.FileSystem.from_uri(uri)
-    except Exception as error:
-        raise StoreError(
-            f"cannot open {uri}: {error}. Give a path, or a URI such as file:///data or s3://bucket/prefix."
-        ) from error
+        filesystem, root = open_location(uri)
+    except StageError as error:
+        raise StoreError(str(error)) from error
     return filesystem, root.rstrip("/")
 
 
@@ -56,8 +59,9 @@ class Store:
     """Bytes and JSON under one root; every method takes paths relative to it, with forward slashes."""
 
     def __init__(self, uri: str, create: bool = True) -> None:
-        self.fs, self.root = resolve(uri)
-        self.is_local = isinstance(self.fs, pafs.LocalFileSystem)
+        self._raw, self.root = resolve(uri)
+        self.is_local = isinstance(self._raw, pafs.LocalFileSystem)
+        self.fs = self._raw if self.is_local else patient(self._raw, uri.partition("://")[0])
         self.uri = Path(self.root).as_uri() if self.is_local else uri.rstrip("/")
         self._check(create)
 
@@ -82,14 +86,14 @@ class Store:
                 self.put_json(MARKER, {"format": FORMAT})
             except OSError as error:
                 raise StoreError(
-                    f"cannot write to the store {self.display}: {error.strerror or error}. Check the path and its permissions."
+                    f"cannot write to the store {self.display}: {self._why(error)}. Check the path and its permissions."
                 ) from error
             return
         except NotADirectoryError as error:
             raise StoreError(f"the store {self.display} lies below a file: {error}") from error
         except OSError as error:
             raise StoreError(
-                f"cannot read the store {self.display}: {error.strerror or error}. Check the path, its permissions or credentials."
+                f"cannot read the store {self.display}: {self._why(error)}. Check the path, its permissions or credentials."
             ) from error
         try:
             found = json.loads(text)["format"]
@@ -114,22 +118,31 @@ class Store:
         """Absolute URI of a path; for a local store a plain path, which every tool opens."""
         return self.full(path) if self.is_local else child_uri(self.uri, path)
 
+    def _why(self, error: OSError) -> str:
+        return error.strerror or why_not(self.uri, error)
+
     def read(self, path: str) -> bytes:
-        with self.fs.open_input_stream(self.full(path)) as stream:
-            return bytes(stream.read())
+        if self.is_local:
+            with open(self.full(path), "rb") as local:
+                return local.read()
+        with self.fs.open_input_file(self.full(path)) as file:
+            return bytes(file.read(file.size()))  # read to the end, it would be one request for each 256 KiB
 
     def read_json(self, path: str) -> Any:
-        return json.loads(self.read(path))
+        """What an object holds. Raises ``ValueError`` where that is no JSON, ``FileNotFoundError`` where there is none."""
+        try:
+            return json.loads(self.read(path))
+        except ValueError:
+            if self.is_local:
+                raise
+            # a longer one took its place between the question how long it is and the answer, and came short
+            return json.loads(self.read(path))
 
     def exists(self, path: str) -> bool:
         return self.fs.get_file_info(self.full(path)).type != pafs.FileType.NotFound
 
     def put(self, path: str, data: bytes) -> None:
         """Write one whole object: a reader sees all of it or nothing."""
-        if not self.is_local:
-            with self.fs.open_output_stream(self.full(path)) as stream:
-                stream.write(data)
-            return
         with self.writer(path) as file:
             file.write(data)
 
@@ -137,15 +150,14 @@ class Store:
     def writer(self, path: str) -> Iterator[IO[bytes]]:
         """A file to write one object into, piece by piece; it appears whole when the block ends, and not at all if it raises.
 
-        A local file is written beside its place and moved there after its bytes have reached the disk. An object store
-        would publish what an interrupted stream holds, so there the file is a local one that is uploaded at the end.
+        A local file is written beside its place and moved there after its bytes have reached the disk. For an object store the
+        file is a local one that is uploaded at the end.
         """
         if not self.is_local:
-            with tempfile.TemporaryFile(prefix="fulcrum-") as file:
+            with tempfile.NamedTemporaryFile(prefix="fulcrum-") as file:
                 yield file
-                file.seek(0)
-                with self.fs.open_output_stream(self.full(path)) as stream:
-                    shutil.copyfileobj(file, stream, 1 << 22)
+                file.flush()
+                self.send(Path(file.name), path)
             return
         target = self.full(path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -159,6 +171,14 @@ class Store:
         finally:
             if os.path.exists(temporary):
                 os.unlink(temporary)
+
+    def send(self, local: Path, path: str) -> None:
+        """Upload a local file as one object of an object store; anew where that fails for a reason that may pass."""
+        if isinstance(self._raw, pafs.S3FileSystem):
+            tried(self.uri, lambda: s3.send(str(local), self.uri, self.full(path).partition("/")[2]))
+            return
+        here = pafs.LocalFileSystem()
+        tried(self.uri, lambda: pafs.copy_files(str(local), self.full(path), here, self._raw, use_threads=False))
 
     def copy(self, path: str, target: str) -> None:
         """Copy an object within the store; on a local disk by a link where the file system has them."""
@@ -199,15 +219,23 @@ class Store:
         return sorted(found)
 
     def upload(self, local: Path, path: str) -> None:
-        """Copy a local folder into the store."""
-        pafs.copy_files(
-            str(local), self.full(path), source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self.fs
-        )
+        """Copy a local folder into the store, object by object."""
+        files = [file for file in sorted(local.rglob("*")) if file.is_file()]
+        for _ in in_threads(lambda f: self.send(f, f"{path}/{f.relative_to(local).as_posix()}"), files):
+            pass
 
     def download(self, path: str, local: Path) -> None:
-        pafs.copy_files(
-            self.full(path), str(local), source_filesystem=self.fs, destination_filesystem=pafs.LocalFileSystem()
-        )
+        """Copy a folder of the store to a local one, which exists."""
+        for _ in in_threads(lambda found: self._fetch(path, found, local), self.files(path)):
+            pass
+
+    def _fetch(self, path: str, found: tuple[str, int], local: Path) -> None:
+        name, size = found
+        target = local / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with self.fs.open_input_file(self.full(f"{path}/{name}")) as source, target.open("wb") as file:
+            for start in range(0, size, _PIECE):
+                file.write(source.read_at(_PIECE, start))
 
     def delete(self, path: str) -> None:
         full = self.full(path)

@@ -22,6 +22,7 @@ from stages.curation.manifest import file_digest, write_manifest
 from stages.curation.rules import Rule
 from stages.curation.survivors import details, reached
 from stages.curation.webdataset import write_shards
+from stages.location import child_uri
 
 if TYPE_CHECKING:
     from models.video.encode import Encoding
@@ -164,7 +165,7 @@ def _place(ctx: Context, encoding: Encoding, group: Group, clips: pa.Table) -> p
             {
                 "clip_id": clip,
                 "file_name": name,
-                "media_uri": f"{base}/{name}",
+                "media_uri": child_uri(base, name),
                 "media_sha256": hashlib.sha256(found["content"]).hexdigest(),
                 "media_bytes": len(found["content"]),
                 **{name: found[name] for name in ("frames", "fps", "width", "height", "sound")},

@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
+from stages import s3
 from stages.contract import StageError
 from stages.curation.tar_source import CONTROLS, is_tar, without_controls
 from stages.location import child_uri, in_threads, is_remote, open_location, why_not
@@ -182,20 +183,27 @@ def _walk_remote(source: str, filesystem: pafs.FileSystem, root: str, name: str)
     rows = Rows(FILES)
     hidden = 0
     try:
-        for info in _objects(filesystem, root):
-            relative = info.path[len(root.rstrip("/")) + 1 :]
+        for path, size, mtime_ns in _objects(source, filesystem, root):
+            relative = path[len(root.rstrip("/")) + 1 :]
             if any(part.startswith(".") for part in relative.split("/")):
                 hidden += 1
             else:
-                rows.add(relative, child_uri(source, relative), info.size, info.mtime_ns)
+                rows.add(relative, child_uri(source, relative), size, mtime_ns)
     except OSError as error:
         raise StageError(f"cannot list the source {source}: {why_not(source, error)}.") from error
     return _listing(name, rows.table(), Rows(PROBLEMS), False, hidden)
 
 
-def _objects(filesystem: pafs.FileSystem, root: str) -> Iterator[pafs.FileInfo]:
-    """Every object below ``root``. An answer of Arrow's is one list (150 MB a million objects), so the folders of the top are
-    asked for one by one; where there are a great many, that would cost a request each, and all are asked for at once."""
+def _objects(source: str, filesystem: pafs.FileSystem, root: str) -> Iterator[tuple[str, int, int]]:
+    """Path, bytes and modification time of every object below ``root``.
+
+    S3 is read page by page. For other stores Arrow's answer is one list (150 MB a million objects), so the folders of the top
+    are asked for one by one; where there are a great many, that would cost a request each, and all are asked for at once.
+    """
+    if isinstance(filesystem, pafs.S3FileSystem):
+        bucket = root.split("/", 1)[0]
+        yield from ((f"{bucket}/{one.key}", one.bytes, one.mtime_ns) for one in s3.objects(source))
+        return
     top = filesystem.get_file_info(pafs.FileSelector(root))
     folders = [info.path for info in top if info.type == pafs.FileType.Directory]
     if len(folders) > _FOLDERS:
@@ -204,7 +212,7 @@ def _objects(filesystem: pafs.FileSystem, root: str) -> Iterator[pafs.FileInfo]:
         below = (filesystem.get_file_info(pafs.FileSelector(folder, recursive=True)) for folder in folders)
         answers = (answer for answers in ([top], below) for answer in answers)
     for answer in answers:
-        yield from (info for info in answer if info.type == pafs.FileType.File)
+        yield from ((info.path, info.size, info.mtime_ns) for info in answer if info.type == pafs.FileType.File)
 
 
 def _listing(name: str, files: pa.Table, problems: Rows, is_list: bool, hidden: int) -> Listing:

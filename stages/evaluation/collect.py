@@ -15,6 +15,7 @@ from data_schemas.tables import SAMPLES
 from stages.contract import Context, Files, Params, StageError, Table, World, stage
 from stages.evaluation.folders import stamp, videos_in
 from stages.evaluation.manifest import Asked, Manifest, read_manifest
+from stages.location import child_uri
 
 # How the videos of other systems are usually named; {index0} counts a prompt's seeds from 0, {index} from 1.
 PATTERNS = ("{prompt_id}-{seed}", "{prompt_id}_{seed}", "{prompt_id}/{seed}", "{prompt}-{index0}")
@@ -88,7 +89,7 @@ def collect(ctx: Context, params: CollectParams) -> None:
                 row |= {"status": "failed", "error_type": "Missing", "error_message": missing}
             else:
                 used.add(name)
-                row |= {"status": "ok", "uri": f"{uri}/{_put(files[name], folder)}"}
+                row |= {"status": "ok", "uri": child_uri(uri, _put(files[name], folder))}
             rows.append(row)
         strange = sorted(set(files) - used)
         ledger += [
@@ -136,7 +137,8 @@ def _wanted(manifest: Manifest, pattern: str | None) -> Iterator[_Wanted]:
 def _references(manifest: Manifest, folder: Path, uri: str) -> dict[str, list[str]]:
     return {
         asked.prompt_id: [
-            f"{uri}/references/{_put(manifest.reference(name), folder / 'references')}" for name in asked.references
+            child_uri(uri, f"references/{_put(manifest.reference(name), folder / 'references')}")
+            for name in asked.references
         ]
         for asked in manifest.asked
     }

@@ -22,6 +22,7 @@ from pydantic import Field
 from data_schemas.ids import short_hash
 from data_schemas.tables import PAIRS, SUBJECTS, SUBSET
 from stages.contract import Artifact, Context, Files, Group, NotEnoughRows, Params, StageError, Table, World, stage
+from stages.location import child_uri
 from stages.subjects.find import packed, unpacked
 from stages.work import Item, content_key, run_items
 
@@ -106,7 +107,7 @@ def image_pairs(ctx: Context, params: ImagePairParams) -> None:
             (folder / picture["name"]).write_bytes(picture["content"])
         names = found["subset"]["media_uri"].to_pylist()
         at = found["subset"].schema.get_field_index("media_uri")
-        placed = pa.array([f"{uri}/{name}" for name in names], pa.string())
+        placed = pa.array([child_uri(uri, name) for name in names], pa.string())
         found["subset"] = found["subset"].set_column(at, found["subset"].schema.field(at), placed)
         for name in ("subset", "subjects", "pairs"):
             ctx.write(name, found[name])
@@ -182,7 +183,7 @@ def _pass_on(ctx: Context, folder: Path, uri: str) -> None:
             target = folder / path.relative_to(source).name
             if not target.exists():
                 target.symlink_to(path.resolve())
-            uris.append(f"{uri}/{target.name}")
+            uris.append(child_uri(uri, target.name))
         at = table.schema.get_field_index("media_uri")
         ctx.write("subset", SUBSET.validate(table.set_column(at, table.schema.field(at), pa.array(uris))))
     for name, schema in (("pairs", PAIRS), ("subjects", SUBJECTS)):

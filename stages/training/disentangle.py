@@ -20,6 +20,7 @@ from pydantic import Field
 from data_schemas.ids import short_hash
 from data_schemas.tables import PAIRS, SUBJECTS, SUBSET
 from stages.contract import Context, Files, Group, NotEnoughRows, Params, Table, stage
+from stages.location import child_uri
 from stages.training.media import decode_frames, local_media
 from stages.work import Item, Work, content_key, run_items
 
@@ -148,7 +149,7 @@ class _Folder:
         target = self.folder / f"{clip['media_sha256'][:24]}{path.suffix}"
         if not target.exists():
             target.symlink_to(path.resolve())
-        self._rows[clip_id] = {**clip, "media_uri": f"{self.uri}/{target.name}"}
+        self._rows[clip_id] = {**clip, "media_uri": child_uri(self.uri, target.name)}
 
     def still(self, clip_id: str, index: int, taken: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
         clip, blob = self.clips[clip_id], _png(taken[clip_id], index)
@@ -158,7 +159,7 @@ class _Folder:
         row = {
             **clip,
             "clip_id": short_hash("still", clip_id, index),
-            "media_uri": f"{self.uri}/{digest[:24]}.png",
+            "media_uri": child_uri(self.uri, f"{digest[:24]}.png"),
             "media_sha256": digest,
             "media_bytes": len(blob),
             "frames": 1,

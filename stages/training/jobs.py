@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stages.contract import Context, StageError
 from stages.training.feeds import make_feed, make_probes, make_sampler
 from stages.training.params import BackboneParams, EngineParams
-from stages.training.watch import CheckpointWatch, StepLog
+from stages.training.watch import CheckpointWatch, StepLog, newest_checkpoint
 
 if TYPE_CHECKING:
     from models.training.cache import Entry
@@ -134,6 +134,9 @@ def launch(ctx: Context, params: EngineParams, job: Job) -> dict[str, Any]:
     if finished is not None:
         ctx.event("already_trained", step=finished["step"])
         return finished
+    taken = ctx.take_work(home, newest_checkpoint(home / "checkpoints"))
+    if taken is not None:
+        ctx.event("checkpoint_taken", step=taken)
     (home / ERROR).unlink(missing_ok=True)
     if params.engine == "inline" and params.num_workers > 1:
         raise StageError(f"engine inline has one worker, not {params.num_workers}; use engine: ray")

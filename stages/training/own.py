@@ -16,7 +16,7 @@ from pydantic import Field
 from data_schemas.ids import short_hash
 from data_schemas.tables import PAIRS, SUBJECTS, SUBSET
 from stages.contract import Context, Files, Group, NotEnoughRows, Table, stage
-from stages.location import is_remote
+from stages.location import child_uri, is_remote
 from stages.training.own_table import OwnParams, Row, own_world, reachable, read_rows, stamp
 from stages.work import Item, Work, content_key, run_items
 
@@ -81,7 +81,9 @@ def own_samples(ctx: Context, params: OwnSamplesParams) -> None:
     clips = {}
     for video in sorted({r.video for r in kept if r.video}):
         name = _place(video, facts[video]["sha256"], folder)
-        clips[video] = _clip_row(video, facts[video], f"{uri}/{name}", next(r.prompt for r in kept if r.video == video))
+        clips[video] = _clip_row(
+            video, facts[video], child_uri(uri, name), next(r.prompt for r in kept if r.video == video)
+        )
     ctx.write("subset", SUBSET.table(list(clips.values())))
     used = {f for row in kept for f in row.references}
     ctx.write("subjects", SUBJECTS.table([_subject_row(f, *pictures[f]) for f in sorted(used)]))

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from data_schemas.tables import CACHE, PREFERENCES
 from stages.contract import Artifact, Context, Files, Group, NotEnoughRows, Params, StageError, Table, stage
+from stages.location import child_uri
 from stages.training.adapters import adapter_digest, read_adapter
 from stages.training.generate import Studio, System, check_cache, entries_of, put_file, reference_picture
 from stages.training.params import BackboneParams, OffsetBackbone, SamplingParams, backbone_models
@@ -251,9 +252,9 @@ def _pack(
                     "kind": kind,
                     "sample_id": pair.sample_id,
                     "shard": shard,
-                    "winner_uri": f"{uri}/videos/{files[pair.pair_id]['winner']}",
-                    "loser_uri": f"{uri}/videos/{files[pair.pair_id]['loser']}",
-                    "reference_uri": f"{uri}/references/{_reference(folder, latents, pair.sample_id)}",
+                    "winner_uri": child_uri(uri, f"videos/{files[pair.pair_id]['winner']}"),
+                    "loser_uri": child_uri(uri, f"videos/{files[pair.pair_id]['loser']}"),
+                    "reference_uri": child_uri(uri, f"references/{_reference(folder, latents, pair.sample_id)}"),
                     "prompt": cached[pair.sample_id]["prompt"],
                     "seed": pair.seed,
                     # Zeros, not null, where nothing is shifted: pyarrow 25 cannot read a null fixed-size list back.

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from data_schemas.tables import CACHE, SAMPLES
 from stages.contract import Context, Files, Group, NotEnoughRows, Params, StageError, Table, stage
+from stages.location import child_uri
 from stages.training.adapters import adapter_digest, read_adapter
 from stages.training.generate import Studio, System, check_cache, entries_of, put_file, reference_picture
 from stages.training.params import BackboneParams, SamplingParams, backbone_models
@@ -163,8 +164,8 @@ def _pack(
                 "prompt_id": payload.sample_id,
                 "seed": payload.seed,
                 "prompt": cached[payload.sample_id]["prompt"],
-                "uri": None if failure else f"{uri}/{files[item.record_id]}",
-                "reference_uri": f"{uri}/references/{put_file(folder / 'references', picture, '.png')}"
+                "uri": None if failure else child_uri(uri, files[item.record_id]),
+                "reference_uri": child_uri(uri, f"references/{put_file(folder / 'references', picture, '.png')}")
                 if picture
                 else None,
                 "status": "failed" if failure else "ok",

@@ -42,9 +42,19 @@ class CheckpointWatch:
         step = newest_checkpoint(self.home / "checkpoints")
         if step > self.told:
             self.told = step
+            self._keep(step)
             self.ctx.event(CHECKPOINT, step=step, home=str(self.home), fingerprint=self.ctx.fingerprint)
             if self.previews is not None:
                 self.previews.checkpoint(step)
+
+    def _keep(self, step: int) -> None:
+        """For a machine that goes on after this one is lost. A copy that fails costs the copy, not the training."""
+        checkpoint = self.home / "checkpoints" / f"step_{step:08d}"
+        files = [*(path for path in self.home.glob("[!.]*") if path.is_file()), *checkpoint.rglob("*")]
+        try:
+            self.ctx.keep_work(step, {f.relative_to(self.home).as_posix(): f for f in files if f.is_file()})
+        except OSError as error:
+            self.ctx.event("checkpoint_not_kept", step=step, error_type=type(error).__name__, error_message=str(error))
 
 
 def newest_checkpoint(folder: Path) -> int:

@@ -122,3 +122,8 @@ def test_an_interrupted_pipeline_run_ends_as_killed_and_its_training_stays_open_
 
 def test_nested_parameters_become_dotted_names() -> None:
     assert flatten({"a": {"b": 1}, "c": [1, 2]}) == {"a.b": "1", "c": "[1, 2]"}
+
+
+def test_a_parameter_reads_the_same_from_a_manifest_that_was_read_again() -> None:
+    made = {"rules": [{"name": "short", "column": "duration_s", "min": 0.5}]}
+    assert flatten(made) == flatten(json.loads(json.dumps(made, sort_keys=True)))

@@ -68,6 +68,22 @@ def test_what_may_be_true_of_one_record_alone_is_not(error: Exception) -> None:
     assert machine_failure(error) is None
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "AWS Error UNKNOWN (HTTP status 500) during HeadObject operation: No response body.",
+        "AWS Error INTERNAL_FAILURE during GetObject operation: Failed to flush response stream (eof: 0, bad: 1)",
+        "AWS Error INTERNAL_ERROR (HTTP status 500): We encountered an internal error.",
+        "AWS Error SLOW_DOWN (HTTP status 503): Reduce your request rate.",
+        "AWS Error NO_SUCH_UPLOAD (HTTP status 404): The specified upload does not exist.",
+        "AWS Error UNKNOWN (HTTP status 429) during GetObject operation",
+    ],
+)
+def test_a_service_in_trouble_fails_no_record(said: str) -> None:
+    assert isinstance(machine_failure(OSError(f"When reading key 'k' in bucket 'b': {said}")), RetryableError)
+    assert machine_failure(OSError("When reading: AWS Error NO_SUCH_KEY (HTTP status 404)")) is None
+
+
 def test_ffmpegs_numbers_speak_of_the_file() -> None:
     # FFmpeg answers EIO, EAGAIN and ENOMEM for damage, but a muxer that has no room says what the system said
     assert machine_failure(av.error.OSError(errno.EIO, "Input/output error", "a.mp4")) is None
