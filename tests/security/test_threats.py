@@ -148,9 +148,9 @@ def test_a_local_ray_has_no_dashboard(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines.dag.engine import RayEngine
 
     told: dict[str, Any] = {}
-    monkeypatch.setattr(ray, "init", lambda **settings: told.update(settings))
+    monkeypatch.setattr(ray, "init", lambda address, **settings: told.update(settings, address=address))
     RayEngine(num_cpus=1)._start()
-    assert told["include_dashboard"] is False
+    assert (told["address"], told["include_dashboard"]) == ("local", False)
 
 
 # -- reviewers ---------------------------------------------------------------------------------------------------------
