@@ -230,7 +230,7 @@ def kill_head(
     check(f"head killed in {stage}, then submitted again", store)
     return {
         "submit_ended_with": first.code,
-        "submit_told_after_s": first.seconds,
+        "first_submit_s": first.seconds,
         "head_and_workers_up_s": up,
         "second_submit_s": second.seconds,
         "stages_cached_in_the_second": states.count("CACHED"),
@@ -258,7 +258,8 @@ def main() -> None:
     if not given.no_write:
         from benchmarks.measured import write
 
-        print(write("kill_nodes", found, f"python -m benchmarks.kill_nodes --films {given.films}"))
+        command = ["python -m benchmarks.kill_nodes", *sys.argv[1:]]
+        print(write("kill_nodes", found, " ".join(command)))
 
 
 if __name__ == "__main__":
