@@ -20,9 +20,7 @@ from urllib.parse import unquote, urlsplit
 from stages.location import S3Place
 
 PAGE = 1000  # objects of one answer; the service gives no more
-_PART = (
-    8 << 20
-)  # bytes from which an upload is cut into parts, and of a part (of a larger one where they would be too many)
+_PART = 8 << 20  # bytes of a part (more where parts would be too many); less goes up whole
 _AT_ONCE = 4  # parts under way
 
 
