@@ -60,11 +60,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Kill:
-    """Kill ``node`` when a worker has been at work on it for ``delay_s`` since the stage began."""
+    """Kill ``node`` when a worker has been at work on it for ``delay_s`` since the stage began; ``mark`` is a file made then."""
 
     node: str
     delay_s: float
     back: bool = True
+    mark: Path | None = None
 
 
 @dataclass
@@ -102,6 +103,8 @@ def submit(cluster: Cluster, job: Job, store: Path, kills: Mapping[str, Kill] | 
             return
         after = round(time.monotonic() - began, 2)
         count = cluster.kill(kill.node)
+        if kill.mark:
+            kill.mark.touch()
         found.kills.append({"stage": stage, "node": kill.node, "processes": count, "after_s": after})
         if kill.back and kill.node != "head":
             time.sleep(AWAY_S)

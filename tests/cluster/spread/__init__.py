@@ -1,10 +1,14 @@
-"""A pipeline of a user's own, for clusters: it squares numbers slowly on many nodes, says where, and asks people."""
+"""A pipeline of a user's own, for clusters: it squares numbers slowly on many nodes, says where, and asks people.
+
+The last number can be held back until a file exists, so that a stage is still at work however late a node joins in.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -26,9 +30,12 @@ SQUARES = TableSchema(
 )
 
 
+HOLD_S = 300.0
+
+
 class Slow:
-    def __init__(self, pause_s: float) -> None:
-        self.pause_s = pause_s
+    def __init__(self, pause_s: float, held: int, until: str) -> None:
+        self.pause_s, self.held, self.until = pause_s, held, Path(until)
 
     def __call__(self, batch: Sequence[int]) -> list[dict[str, object]]:
         import fulcrum
@@ -40,6 +47,9 @@ class Slow:
             context = ray.get_runtime_context()
             group = context.get_node_labels()["fulcrum/group"]
         time.sleep(self.pause_s)
+        deadline = time.monotonic() + HOLD_S
+        while self.held in batch and not self.until.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
         code = os.path.dirname(os.path.dirname(fulcrum.__file__))
         return [{"number": n, "square": n * n, "group": group, "code": code} for n in batch]
 
@@ -47,6 +57,7 @@ class Slow:
 class SpreadParams(Params):
     numbers: int = 6
     pause_s: float = 0.0
+    hold_until: str = "/"
 
 
 class AskParams(Params):
@@ -55,7 +66,8 @@ class AskParams(Params):
 
 def _squares(ctx: Context, params: SpreadParams) -> None:
     batches = [[n] for n in range(params.numbers)]
-    for rows in ctx.map(Slow, batches, init={"pause_s": params.pause_s}):
+    init = {"pause_s": params.pause_s, "held": params.numbers - 1, "until": params.hold_until}
+    for rows in ctx.map(Slow, batches, init=init):
         ctx.write("squares", SQUARES.table(rows))
 
 
