@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import random
 import tempfile
 import threading
 import time
@@ -20,10 +19,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from stages.contract import RetryableError, StageError
+from stages.contract import StageError
 from stages.curation.tar_source import open_member, split_member_uri
 from stages.location import is_remote, open_location, why_not
 from stages.machine import machine_failure
+from stages.retried import TornReadError, retried
 
 T = TypeVar("T")
 
@@ -32,13 +32,7 @@ SIZE_VARIABLE = "FULCRUM_SPOOL_GIB"
 DEFAULT_GIB = 20.0
 
 _PIECE = 8 << 20  # bytes of one request: few requests, little memory
-_TRIES = 4
-_FIRST_PAUSE_S = 0.5  # doubled after each failure
 _POLL_S = (0.02, 0.25)  # between looks for room, the first and the longest
-
-
-class TornReadError(OSError):
-    """A file ended early or changed while it was fetched, every time it was tried."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +190,7 @@ class _Source:
 
     @staticmethod
     def of(uri: str) -> _Source:
-        size, mark = _retried(uri, lambda: _state(uri))
+        size, mark = _had(uri, lambda: _state(uri))
         key = hashlib.sha256(f"{uri}\n{size}\n{mark}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
         member = split_member_uri(uri)
         name = member[1].name if member else unquote(urlsplit(uri).path)
@@ -206,7 +200,7 @@ class _Source:
 
     def fetch(self, handle: int) -> str:
         """Write the bytes to ``handle`` and return their sha256; tried again where the storage or the network fails."""
-        return _retried(self.uri, lambda: self._once(handle))
+        return _had(self.uri, lambda: self._once(handle))
 
     def _once(self, handle: int) -> str:
         digest = hashlib.sha256()
@@ -254,23 +248,13 @@ def _state(uri: str) -> tuple[int, str]:
     return (member[1].bytes if member else size), f"{size} {mark}"
 
 
-def _retried(uri: str, work: Callable[[], T]) -> T:
-    """``work()``, again after a pause where it failed for a reason that may pass."""
-    pause = _FIRST_PAUSE_S
-    for attempt in range(1, _TRIES + 1):
-        try:
-            return work()
-        except (FileNotFoundError, PermissionError):
-            raise
-        except OSError as error:
-            if not _may_pass(error) or attempt == _TRIES:
-                if error.errno is None and not isinstance(error, TornReadError) and machine_failure(error) is None:
-                    raise OSError(f"it cannot be fetched: {why_not(uri, error)}") from error
-                raise
-        time.sleep(pause * random.uniform(0.75, 1.25))  # so that workers that failed together do not return together
-        pause *= 2
-    raise AssertionError("unreachable")
-
-
-def _may_pass(error: OSError) -> bool:
-    return isinstance(error, TornReadError) or isinstance(machine_failure(error), RetryableError)
+def _had(uri: str, work: Callable[[], T]) -> T:
+    """``retried(work)``; what only Arrow's words tell is said as a sentence about ``uri``."""
+    try:
+        return retried(work)
+    except (FileNotFoundError, PermissionError, TornReadError):
+        raise
+    except OSError as error:
+        if error.errno is None and machine_failure(error) is None:
+            raise OSError(f"it cannot be fetched: {why_not(uri, error)}") from error
+        raise

@@ -7,7 +7,6 @@ which ends as ``Failed to flush response stream``, and an upload in parts whose 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,27 +16,19 @@ import pyarrow.fs as pafs
 from stages.contract import RetryableError
 from stages.location import why_not
 from stages.machine import machine_failure
+from stages.retried import retried
 
 T = TypeVar("T")
 
-_PAUSES_S = (0.2, 0.5, 1.0, 2.0)  # beside those that the client makes
-
 
 def tried(uri: str, work: Callable[[], T]) -> T:
-    """``work()`` at ``uri``, which may be done twice without harm; anew after a pause where it failed for a reason that may pass.
-
-    The last failure is an ``OSError`` that names the bucket and says what to look at.
-    """
-    for pause in (*_PAUSES_S, None):
-        try:
-            return work()
-        except OSError as error:
-            if not isinstance(machine_failure(error), RetryableError):
-                raise
-            if pause is None:
-                raise OSError(why_not(uri, error)) from error
-            time.sleep(pause)
-    raise AssertionError("unreachable")
+    """``retried(work)`` at ``uri``; the last failure of what may pass names the bucket and says what to look at."""
+    try:
+        return retried(work)
+    except OSError as error:
+        if isinstance(machine_failure(error), RetryableError):
+            raise OSError(why_not(uri, error)) from error
+        raise
 
 
 def patient(filesystem: pafs.FileSystem, scheme: str) -> pafs.PyFileSystem:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from data_schemas.ids import video_id
 from data_schemas.tables import LEDGER, SOURCES
 from models.video.sniff import HEAD_BYTES, media_type_of_head, media_type_of_name
-from stages.contract import Context, Params, StageError, Table, World, stage
+from stages.contract import Context, Params, RetryableError, StageError, Table, World, stage
 from stages.curation.gone import TAKEN_DOWN, Register, outside, say_rejected, write_gone
 from stages.curation.ledgers import ledger_table
 from stages.curation.listing import CHUNK, FILES, PROBLEMS, Listing, Rows, list_source
@@ -29,6 +29,8 @@ from stages.curation.tar_source import (
     split_member_uri,
 )
 from stages.location import in_threads, is_remote, open_location, why_not
+from stages.machine import MachineFailure, machine_failure
+from stages.retried import retried
 
 SIDECAR_BYTES = 1 << 20  # a caption longer than 1 MiB is some other file that happens to share the name
 _SIDECARS = (".json", ".txt")  # the text file last: it holds the caption and nothing else
@@ -217,6 +219,9 @@ def _of_tar(row: pa.Table, seen: _Seen) -> Iterator[pa.Table]:
                 path = f"{tar['path']}/{member.name}"
                 found.add(path, member_uri(tar["uri"], member), member.bytes, tar["mtime_ns"])
     except OSError as error:
+        failure = machine_failure(error)
+        if failure is not None:
+            raise failure from error
         seen.problems.add(tar["path"], type(error).__name__, why_not(tar["uri"], error))
         return
     inside = found.table()
@@ -257,8 +262,12 @@ def _threads(uris: list[str]) -> int:
 
 
 def _head(uri: str, most: int = HEAD_BYTES) -> bytes | Exception:
-    """The first ``most`` bytes of a file or of a member of a tar, or why they cannot be read."""
-    try:
+    """The first ``most`` bytes of a file or of a member of a tar, or why they cannot be read.
+
+    Raises where the machine or the storage is in trouble: that says nothing of the file.
+    """
+
+    def read() -> bytes:
         member = split_member_uri(uri)
         if member is not None:
             with open_member(*member) as stream:
@@ -266,7 +275,13 @@ def _head(uri: str, most: int = HEAD_BYTES) -> bytes | Exception:
         filesystem, path = open_location(uri)
         with filesystem.open_input_stream(path, compression=None) as stream:
             return bytes(stream.read(most))
+
+    try:
+        return retried(read)
     except (OSError, StageError) as error:
+        failure = machine_failure(error)
+        if failure is not None:
+            raise failure from error
         return error
 
 
@@ -315,6 +330,8 @@ def _sidecars(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
             continue
         try:
             said = _sidecar(uri, suffix)
+        except (MachineFailure, RetryableError):
+            raise
         except (OSError, StageError, ValueError, RecursionError) as error:
             member = split_member_uri(uri)
             problems[member[1].name if member else uri.split("?")[0].rsplit("/", 1)[-1]] = str(error)

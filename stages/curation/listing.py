@@ -23,6 +23,8 @@ from stages import s3
 from stages.contract import StageError
 from stages.curation.tar_source import CONTROLS, is_tar, without_controls
 from stages.location import child_uri, in_threads, is_remote, open_location, why_not
+from stages.machine import machine_failure
+from stages.retried import retried
 
 LIST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".pq")
 CHUNK = 50_000
@@ -268,24 +270,31 @@ def _read_list(source: str, filesystem: pafs.FileSystem, root: str) -> pa.Table:
     suffix = root.lower().rsplit(".", 1)[-1]
     try:
         if suffix in ("parquet", "pq"):
-            return _wide(pq.read_table(root, filesystem=filesystem))
-        with filesystem.open_input_stream(root, compression=None) as stream:
-            if suffix == "csv":
-                return _wide(_read_csv(stream))
-            text = pa.schema([(name, pa.string()) for name in _TEXT])
-            table = pajson.read_json(stream, parse_options=pajson.ParseOptions(explicit_schema=text))
-            absent = [n for n in _TEXT if n in table.column_names and table.column(n).null_count == table.num_rows]
-            return _wide(table.drop_columns(absent))  # a column of the schema that no line has comes as nulls
+            return _wide(retried(lambda: pq.read_table(root, filesystem=filesystem)))
+        data = retried(lambda: _bytes(filesystem, root))
+        if suffix == "csv":
+            return _wide(_read_csv(data))
+        text = pa.schema([(name, pa.string()) for name in _TEXT])
+        table = pajson.read_json(pa.BufferReader(data), parse_options=pajson.ParseOptions(explicit_schema=text))
+        absent = [n for n in _TEXT if n in table.column_names and table.column(n).null_count == table.num_rows]
+        return _wide(table.drop_columns(absent))  # a column of the schema that no line has comes as nulls
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        failure = machine_failure(error, f"reading the list {source}")
+        if failure is not None:
+            raise failure from error
         raise StageError(
             f"the list {source} cannot be read: {why_not(source, error)}. "
             "It must be CSV with a header, JSON Lines, or Parquet."
         ) from error
 
 
-def _read_csv(stream: Any) -> pa.Table:
+def _bytes(filesystem: pafs.FileSystem, path: str) -> bytes:
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        return bytes(stream.read())
+
+
+def _read_csv(data: bytes) -> pa.Table:
     """Every column as text, then as numbers or truth values where the text loses nothing by it: 007 and NA stay as they are."""
-    data = stream.read()
     options = {"parse_options": pacsv.ParseOptions(newlines_in_values=True)}
     with pacsv.open_csv(pa.BufferReader(data), **options) as reader:
         names = reader.schema.names

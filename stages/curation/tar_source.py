@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote
 
 from stages.contract import StageError
 from stages.location import open_location
+from stages.retried import retried
 
 BLOCK = 512
 _HEADER_BYTES = 1 << 20  # of one extended header: a name, never a payload
@@ -98,8 +99,8 @@ def members(tar_uri: str) -> Iterator[Member | Refused]:
     """
     filesystem, path = open_location(tar_uri)
     with filesystem.open_input_file(path) as raw:
-        size = raw.size()
-        _check_plain(raw)
+        size = retried(raw.size)
+        _check_plain(retried(lambda: _first(raw, 6)))
         source: Any = _Headers(raw, size)
         try:
             with tarfile.open(fileobj=source, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
@@ -178,9 +179,12 @@ def open_member(tar_uri: str, member: Member) -> Any:
     return raw
 
 
-def _check_plain(raw: Any) -> None:
-    head = raw.read(6)
+def _first(raw: Any, count: int) -> bytes:
     raw.seek(0)
+    return bytes(raw.read(count))
+
+
+def _check_plain(head: bytes) -> None:
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")):
         raise TarError(
             "it is compressed, so its members cannot be read one by one; unpack it to a plain .tar (video gains nothing)"
@@ -207,8 +211,11 @@ class _Headers:
             raise tarfile.ReadError(f"a header claims {count:,} bytes")
         inside = self.at - self._start
         if not 0 <= inside <= len(self._data) - count:
-            self.raw.seek(min(self.at, self.size))
-            self._start, self._data, inside = self.at, self.raw.read(max(count, _READ_AHEAD)), 0
+            self._start, self._data, inside = self.at, retried(lambda: self._fetch(count)), 0
         piece = self._data[inside : inside + count]
         self.at += len(piece)
         return piece
+
+    def _fetch(self, count: int) -> bytes:
+        self.raw.seek(min(self.at, self.size))
+        return self.raw.read(max(count, _READ_AHEAD))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_schemas.ids import video_id
-from stages.contract import StageError, World
+from stages.contract import RetryableError, StageError, World
 from stages.curation.ingest import IngestParams, ingest
 from tests.context import LocalContext
 
@@ -108,6 +109,35 @@ def test_a_broken_sidecar_does_not_cost_its_video(tmp_path: Path, content: bytes
     assert row["caption"] is None
     assert "a.json" in json.loads(row["extra"])["sidecar_problem"]
     assert [kind for kind, _ in context.events] == ["sidecar_unreadable", "listed"]
+
+
+@pytest.mark.parametrize("breaks", [2, 99])
+def test_that_the_storage_breaks_off_says_nothing_of_a_sidecar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks: int
+) -> None:
+    source = tmp_path / "s"
+    put(source / "a.mp4")
+    put(source / "a.txt", b"a cat on a mat")
+    asked: list[str] = []
+
+    class Breaking:
+        """A storage whose answer ends in its middle, as Arrow tells it, ``breaks`` times."""
+
+        def open_input_stream(self, path: str, compression: None) -> io.BytesIO:
+            asked.append(path)
+            if len(asked) <= breaks:
+                raise OSError("AWS Error INTERNAL_FAILURE during GetObject operation: Failed to flush response stream")
+            return io.BytesIO(Path(path).read_bytes())
+
+    monkeypatch.setattr("stages.curation.ingest.open_location", lambda uri: (Breaking(), uri))
+    monkeypatch.setattr("stages.retried._PAUSES_S", (0.001,) * 4)
+    if breaks == 2:
+        row = rows_of(listed(tmp_path, source))["a.mp4"]
+        assert (row["caption"], row["extra"]) == ("a cat on a mat", None)
+        assert len(asked) == 3
+    else:
+        with pytest.raises(RetryableError, match="the storage cannot be reached: AWS Error INTERNAL_FAILURE"):
+            listed(tmp_path, source)
 
 
 def test_links_are_followed_and_a_loop_ends(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+import stages.retried
 import stages.spool
 from stages.curation.tar_source import Member, member_uri, members
-from stages.spool import Spool, TornReadError, local_copy
+from stages.retried import TornReadError
+from stages.spool import Spool, local_copy
 
 MIB = 1 << 20
 
@@ -119,7 +121,7 @@ def test_a_torn_download_is_tried_again_and_given_up_after_a_few_times(
         return io.BytesIO(b"\1" * 1000) if len(tries) <= ends_early else real(uri)
 
     monkeypatch.setattr(stages.spool, "_stream", stream)
-    monkeypatch.setattr(stages.spool, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(stages.retried, "_PAUSES_S", (0.001,) * 4)
     spool = Spool(tmp_path / "spool", 10 * MIB)
     ends_early = 2
     with spool.hold(uris[1]) as file:
@@ -141,6 +143,6 @@ def test_a_source_that_changes_while_it_is_fetched_is_torn(
         return real(uri)
 
     monkeypatch.setattr(stages.spool, "_stream", stream)
-    monkeypatch.setattr(stages.spool, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(stages.retried, "_PAUSES_S", (0.001,) * 4)
     with pytest.raises(TornReadError, match="still being written"), Spool(tmp_path / "spool", MIB).hold(uris[0]):
         pass
