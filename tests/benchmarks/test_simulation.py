@@ -9,6 +9,8 @@ from benchmarks.simulation import Films, Rates, Run, fit, foretell
 from stages.contract import Resources
 
 AFTER = {"ingest": (), "analyze": ("ingest",), "select": ("analyze",), "export": ("select",)}
+FIRST_FILE_S = 1.5
+"""What the first file of a run costs more than others."""
 TRUE = Rates(0.02, 3.0, {"ingest": (0.5, 0.0), "select": (0.2, 0.001), "export": (1.0, 0.05)}, 4.0)
 
 
@@ -17,7 +19,7 @@ def _run(count: int, capacity: Resources | None) -> Run:
     rng = np.random.default_rng(count)
     films = Films(10.0 * count, rng.uniform(50, 150, count))
     wall, stages = foretell(TRUE, films, AFTER, capacity)
-    return Run(films, wall, stages, AFTER, TRUE.rate * float(films.work.sum()))
+    return Run(films, wall, stages, AFTER, FIRST_FILE_S + TRUE.rate * float(films.work.sum()))
 
 
 @pytest.mark.parametrize("capacity", [None, Resources(2.0), Resources(5.0)])
@@ -42,3 +44,12 @@ def test_noise_that_falls_with_size_or_begins_below_nothing_is_not_believed() ->
     fixed, each = rates.lines["export"]
     assert fixed == 0
     assert each > 0
+
+
+def test_one_disturbed_run_of_five_moves_nothing() -> None:
+    runs = [_run(count, None) for count in (4, 8, 12, 16, 20)]
+    middle = runs[2]
+    slow = {name: 2 * seconds for name, seconds in middle.stages.items()}
+    runs[2] = Run(middle.films, 2 * middle.wall_s, slow, AFTER, 2 * middle.files_s)
+    larger = _run(60, None)
+    assert foretell(fit(runs, None), larger.films, AFTER, None)[0] == pytest.approx(larger.wall_s)
