@@ -16,6 +16,7 @@ import json
 import shutil
 import statistics
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,7 @@ from benchmarks.curation import clip_weights, environments, footage
 from benchmarks.curation.account import Cost
 from benchmarks.curation.footage import Film
 from benchmarks.curation.systems import SYSTEMS, Result, Tools
-from pipelines.launch import code_revision
+from fulcrum.shipping import build_wheel, wheel_version
 
 NEMO_FLOOR = (
     0.094,
@@ -47,16 +48,18 @@ def subset(films: Sequence[Film], each: int) -> list[Film]:
 
 
 class Finished:
-    """Runs that were finished, by system, films and repeat; one of ours also by the commit, since that is what it measures."""
+    """Runs that were finished, by system, films and repeat; one of ours also by the digest of our packages, which it measures."""
 
     def __init__(self, work: Path, tools: Tools) -> None:
         self._work, self._tools, self._file = work / "run", tools, work / "finished.jsonl"
         lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
         self._known = {row["key"]: row for row in map(json.loads, lines)}
+        with tempfile.TemporaryDirectory() as folder:
+            self._ours = wheel_version(build_wheel(Path(folder)))
 
     def run(self, name: str, films: Sequence[Film], repeat: int | str) -> Result:
         """The kept result, or that of a run made now in an empty folder."""
-        ours = code_revision() if name == "analyze" or name.startswith("fulcrum") else ""
+        ours = self._ours if name == "analyze" or name.startswith("fulcrum") else ""
         chosen = hashlib.sha256("\n".join(f"{f.path} {f.frames}" for f in films).encode()).hexdigest()[:12]
         key = f"{name} {repeat} {chosen} {ours}"
         if key not in self._known:

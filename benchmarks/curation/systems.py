@@ -108,7 +108,7 @@ def fulcrum_every_clip(films: Sequence[Film], work: Path, tools: Tools) -> Resul
 
     off = [f"select.rules.{rule.name}=null" for rule in DEFAULT_RULES]
     return _curate(films, work, tools, "fp32", *off, "dedupe.exact=false", "dedupe.near.enabled=false",
-                   "dedupe.semantic.enabled=false")  # fmt: skip
+                   "dedupe.semantic=null")  # fmt: skip
 
 
 def script(films: Sequence[Film], work: Path, tools: Tools) -> Result:

@@ -25,7 +25,13 @@ def test_ctrl_c_in_the_middle(tmp_path: Path) -> None:
         *SCRIPTED,
     ]
     process = subprocess.Popen(
-        [str(FULCRUM), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [str(FULCRUM), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that starts this suite in the background has it ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list((tmp_path / "s" / "live").glob("*.json") if (tmp_path / "s" / "live").exists() else []):

@@ -84,9 +84,9 @@ class ReviewPage:
         return int(self.page.evaluate(ADVANCES, ["video.current", PLAYBACK_MS]))
 
     def wait_ready(self) -> None:
-        """Wait until the videos play and the page takes decisions: it ignores keys pressed sooner than anybody can look."""
-        self.wait_playing()
+        """Wait until an item is on show, its videos play and the page takes decisions: not sooner than anybody can look."""
         expect(self.page.locator("body[data-ready]")).to_be_attached(timeout=STEP_MS)
+        self.wait_playing()
 
     def press(self, key: str) -> None:
         self.page.keyboard.press(key)

@@ -218,15 +218,22 @@ function enter(next) {
   form.leave(mode);
 }
 
+/** No item is on show, so no decision is taken. */
+function clear() {
+  clearTimeout(settling);
+  delete document.body.dataset.item;
+  delete document.body.dataset.ready;
+}
+
 /** Nothing is loaded; more may come. */
 function loading() {
-  delete document.body.dataset.item;
+  clear();
   enter("loading");
   notice();
 }
 
 function finish(how, message, now) {
-  delete document.body.dataset.item;
+  clear();
   for (const one of buffer.splice(0)) player.unload(one);
   enter(how);
   const all = how === "closed" || now.remaining === 0;
