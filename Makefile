@@ -36,7 +36,9 @@ test: check
 embedded: .venv/.ready
 	$(VENV)/python -m tinyworld.train codec
 	$(VENV)/python -m tinyworld.train oracles
+	$(VENV)/python -m tinyworld.train encoder --until 2000
 	$(VENV)/python -m tinyworld.train encoder
+	$(VENV)/python -m tinyworld.train base --until 2500
 	$(VENV)/python -m tinyworld.train base
 
 release: check

@@ -6,9 +6,9 @@ Whoever changes a number here makes another world: raise ``WORLD_VERSION``, and 
 
 from __future__ import annotations
 
-WORLD_VERSION = "1.0"
+WORLD_VERSION = "2.0"
 
-# --- identities: shape x pattern x base colour x accent colour; a caption tells the pattern only --------------------
+# --- identities: shape x pattern x base colour x accent colour; a caption tells the shape only, the word for the thing --------------------
 SHAPES = ("disc", "square", "triangle", "star", "crescent", "ring", "cross", "heart", "drop", "flower")
 PATTERNS = ("striped", "spotted", "checked", "halved", "rimmed", "crossed", "ringed", "swirled")
 COLOURS: dict[str, tuple[int, int, int]] = {  # sRGB
@@ -45,11 +45,11 @@ SUBJECT_LIGHT_SHARE = 0.35
 """How much of the light falls on the subject: its colours are its identity and must stay tellable."""
 
 # --- motion programs -------------------------------------------------------------------------------------------------
-CLIP_SIDE = (0.38, 0.50)
-FILM_SIDE = (0.30, 0.42)
+CLIP_SIDE = (0.46, 0.58)
+FILM_SIDE = (0.40, 0.52)
 GROWTH = (1.55, 1.8)
 """Ratio of the larger to the smaller side while growing or shrinking."""
-GROW_SIDES = {"clip": (0.28, 0.54), "film": (0.25, 0.45)}
+GROW_SIDES = {"clip": (0.34, 0.64), "film": (0.32, 0.58)}
 TRAVEL = (0.65, 1.0)
 """Distance covered as a share of the room that the frame leaves."""
 TILT = 25.0

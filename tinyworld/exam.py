@@ -1,8 +1,8 @@
 """An exam for subject-to-video models: subjects of the world that no training may show, judged by the oracles.
 
 Each question is a reference cut from a render by its true mask, and a prompt in the training layout that asks for a motion
-and a background. The answer is a clip; the oracles say what it shows. The text tells the pattern and, roughly, the colours;
-shape and place of the colours come from the reference alone.
+and a background. The answer is a clip; the oracles say what it shows. The text tells the shape and, roughly, the colours;
+pattern and place of the colours come from the reference alone.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ import numpy.typing as npt
 from models.subjects.prompts import appearance, compose
 from tinyworld import difficulty as d
 from tinyworld.draw import draw
-from tinyworld.oracles import Seen, retrieved
+from tinyworld.oracles import CANDIDATES, UNTOLD_CHANCE, Seen, distractors, retrieved, untold_right
 from tinyworld.world import MOTION_WORDS, Identity, choose, draw_identity, draw_scene, generator
 
 U8 = npt.NDArray[np.uint8]
-CANDIDATES = 50
 PHOTO_SIDE = 160
 
 
@@ -78,14 +77,14 @@ class Mark:
 
 MEANINGS = {
     "identity": (
-        "Oracle: shape and colours of unseen subjects",
+        "Oracle: pattern and colours of unseen subjects",
         "higher",
-        "share of shape, base and accent colour that is the reference's; by chance 0.1",
+        f"share of pattern, base and accent colour that is the reference's; by chance {UNTOLD_CHANCE}",
     ),
     "identity_first": (
         "Oracle: unseen subject found among 50",
         "higher",
-        f"whether the subject scores above {CANDIDATES - 1} other unseen ones; by chance 0.02",
+        f"whether the subject scores above {CANDIDATES - 1} other unseen ones of its shape; by chance 0.02",
     ),
     "background": ("Oracle: background as told", "higher", "by chance 0.125"),
     "motion": ("Oracle: motion as told", "higher", "by chance 0.125"),
@@ -96,12 +95,9 @@ MEANINGS = {
 
 def mark(seen: Seen, asked: Question, index: int, purpose: str = "exam") -> Mark:
     """The answer to ``asked`` as the oracles see it."""
-    rng = generator(purpose, "others", index)
-    others = [draw_identity(rng, True) for _ in range(CANDIDATES - 1)]
-    right = [getattr(seen, name) == getattr(asked.identity, name) for name in ("shape", "base", "accent")]
     return Mark(
-        identity=float(np.mean(right)),
-        identity_first=float(retrieved(seen, asked.identity, others)),
+        identity=untold_right(seen, asked.identity),
+        identity_first=float(retrieved(seen, asked.identity, distractors(asked.identity, purpose, index))),
         background=float(seen.background == asked.background),
         motion=float(seen.motion == asked.motion),
         travel=seen.travel,

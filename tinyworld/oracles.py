@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tinyworld import difficulty as d
-from tinyworld.world import Identity
+from tinyworld.world import Identity, draw_identity, generator
 
 FRAMES, SIDE = 9, 24
+WINDOW = 16
+"""Side of the subject's window in pixels."""
 HEADS: dict[str, tuple[str, ...]] = {
     "background": d.BACKGROUNDS,
     "motion": d.MOTIONS,
@@ -37,7 +39,8 @@ DEFAULT = Path(__file__).resolve().parent.parent / "models" / "embedded" / "orac
 class OracleNet(nn.Module):
     """Clips (B, 3, 9, 24, 24) in [-1, 1] to logits of ``HEADS``, the subject's mask and the corruption.
 
-    Two branches: each frame alone (what is it, where is it, on what), and all frames stacked as channels (how it moves).
+    Each frame alone tells where the subject is and on what; what it is, a third branch tells from the subject's window,
+    brought to one size; how it moves, a fourth from all frames stacked as channels.
     """
 
     def __init__(self, width: int = 24) -> None:
@@ -46,14 +49,17 @@ class OracleNet(nn.Module):
         self.stem = nn.Sequential(_conv(5, w), _conv(w, 2 * w, 2))
         self.deep = nn.Sequential(_conv(2 * w, 2 * w), _conv(2 * w, 3 * w))
         self.where = nn.Conv2d(3 * w, 1, 1)
-        self.subject = nn.Sequential(_conv(3 * w, 5 * w, 2), _conv(5 * w, 5 * w))
+        self.subject = nn.Sequential(
+            _conv(3, 2 * w), _conv(2 * w, 4 * w, 2), _conv(4 * w, 4 * w), _conv(4 * w, 6 * w, 2), nn.Flatten()
+        )
+        self.told = nn.Sequential(nn.Linear(6 * w * (WINDOW // 4) ** 2, 6 * w), nn.SiLU())
         self.behind = nn.Sequential(_conv(3 * w, 3 * w, 2))
         self.moving = nn.Sequential(
             _conv(3 * FRAMES, 2 * w), _conv(2 * w, 3 * w, 2), _conv(3 * w, 3 * w), _conv(3 * w, 4 * w, 2)
         )
         self.motion = nn.Sequential(nn.Linear(4 * w * 36, 128), nn.SiLU(), nn.Linear(128, len(d.MOTIONS)))
         self.background = nn.Linear(3 * w, len(d.BACKGROUNDS))
-        self.identity = nn.ModuleDict({name: nn.Linear(5 * w, len(HEADS[name])) for name in IDENTITY})
+        self.identity = nn.ModuleDict({name: nn.Linear(6 * w, len(HEADS[name])) for name in IDENTITY})
         self.corruption = nn.Sequential(nn.Linear(3 * w, 32), nn.SiLU(), nn.Linear(32, 1))
 
     def forward(self, clip_BCFHW: Tensor, frames: Sequence[int] = tuple(range(FRAMES))) -> dict[str, Tensor]:
@@ -64,8 +70,7 @@ class OracleNet(nn.Module):
         place = torch.stack(torch.meshgrid(axis, axis, indexing="ij")).expand(len(seen), -1, -1, -1)
         features = self.deep(self.stem(torch.cat([seen, place], dim=1)))
         mask = self.where(features)
-        weight = F.avg_pool2d(mask.sigmoid(), 2)
-        about = (self.subject(features) * weight).sum((2, 3)) / weight.sum((2, 3)).clamp_min(1e-3)
+        about = self.told(self.subject(window_of(seen, mask[:, 0].sigmoid())))
         around = self.behind(features).mean((2, 3))
 
         def over_frames(values: Tensor) -> Tensor:
@@ -79,6 +84,23 @@ class OracleNet(nn.Module):
             "corruption": over_frames(self.corruption(around))[:, 0].sigmoid(),
             "mask": mask.reshape(batch, len(frames), *mask.shape[2:]),
         }
+
+
+def window_of(frames_NCHW: Tensor, masks_NHW: Tensor) -> Tensor:
+    """The square around each subject, (N, C, ``WINDOW``, ``WINDOW``), by centre and spread of its coverage in 0..1.
+
+    A disc's spread along an axis is half its radius; the window reaches 1.3 radii, so that corners of stars are in it.
+    """
+    mass = masks_NHW.detach() ** 2 + 1e-6
+    axis = (torch.arange(mass.shape[-1], device=mass.device) + 0.5) / mass.shape[-1] * 2 - 1
+    total = mass.sum((1, 2))
+    x, y = (mass.sum(1) * axis).sum(1) / total, (mass.sum(2) * axis).sum(1) / total
+    spread = (mass.sum(1) * (axis - x[:, None]) ** 2).sum(1) + (mass.sum(2) * (axis - y[:, None]) ** 2).sum(1)
+    reach = 1.3 * 2 * (spread / total / 2).sqrt()
+    zero = torch.zeros_like(x)
+    frame = torch.stack([torch.stack([reach, zero, x], 1), torch.stack([zero, reach, y], 1)], 1)
+    grid = F.affine_grid(frame, [len(frames_NCHW), 1, WINDOW, WINDOW], align_corners=False)
+    return F.grid_sample(frames_NCHW, grid, padding_mode="border", align_corners=False)
 
 
 def _conv(inner: int, outer: int, stride: int = 1) -> nn.Sequential:
@@ -116,6 +138,31 @@ def retrieved(seen: Seen, identity: Identity, others: Sequence[Identity]) -> boo
     """Whether ``identity`` scores above all ``others``."""
     own = seen.score(identity)
     return all(seen.score(other) < own for other in others if other != identity)
+
+
+CANDIDATES = 50
+"""Identities among which one is looked for."""
+
+
+def distractors(identity: Identity, purpose: str, index: int) -> list[Identity]:
+    """The other ``CANDIDATES`` - 1: unseen toys of the same shape, for the caption tells the shape."""
+    rng = generator(purpose, "distractors", index)
+    found: list[Identity] = []
+    while len(found) < CANDIDATES - 1:
+        drawn = replace(draw_identity(rng), shape=identity.shape)
+        if drawn.held_out and drawn != identity and drawn not in found:
+            found.append(drawn)
+    return found
+
+
+UNTOLD = ("pattern", "base", "accent")
+"""What of an identity no caption tells."""
+UNTOLD_CHANCE = round((1 / len(d.PATTERNS) + 2 / len(d.COLOURS)) / 3, 4)
+
+
+def untold_right(seen: Seen, identity: Identity) -> float:
+    """The share of pattern, base and accent colour that is as it should be: 0..1, ``UNTOLD_CHANCE`` by chance."""
+    return float(np.mean([getattr(seen, name) == getattr(identity, name) for name in UNTOLD]))
 
 
 def attributes_right(seen: Seen, identity: Identity) -> float:

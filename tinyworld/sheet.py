@@ -224,7 +224,7 @@ def contact_sheet(seed: int, out_png: Path) -> Path:
     page.y += 26
     page.heading(
         "Subjects",
-        "Ten shapes, eight patterns, ninety pairs of colours. A caption tells the pattern; the rest needs a reference.",
+        "Ten shapes, eight patterns, ninety pairs of colours. A caption tells the shape; the rest needs a reference.",
     )
     page.grid(_subjects(seed), 20)
     page.heading("Backgrounds", "Painted plates; framing, flip and light vary with the seed.")

@@ -28,32 +28,29 @@ def _edge(distance: Plane, pixel: float) -> Plane:
 
 
 def _accent(pattern: str, x: Plane, y: Plane, inside: Plane, pixel: float) -> Plane:
-    """Where the accent colour shows, 0..1. It covers about half of the toy at most."""
+    """Where the accent colour shows, 0..1: about half of the toy at most, in few large parts, which 24 pixels can show."""
     radius = np.hypot(x, y)
     match pattern:
         case "striped":
-            period = 0.52
-            return _edge(np.abs((x / period) % 1 - 0.5) * period - 0.155, pixel)
+            period = 0.66
+            return _edge(0.165 - np.abs((x / period) % 1 - 0.5) * period, pixel)
         case "spotted":
-            spots = [(-0.42, -0.4, 0.2), (0.4, -0.46, 0.17), (0.03, -0.02, 0.2), (-0.46, 0.4, 0.17), (0.44, 0.38, 0.21)]
-            spots += [(0.0, -0.76, 0.13), (0.0, 0.66, 0.15), (-0.76, 0.02, 0.14), (0.76, -0.02, 0.14)]
-            return np.max([_edge(r - np.hypot(x - cx, y - cy), pixel) for cx, cy, r in spots], axis=0)
+            spots = [(-0.4, -0.4), (0.4, -0.4), (-0.4, 0.4), (0.4, 0.4)]
+            return np.max([_edge(0.25 - np.hypot(x - cx, y - cy), pixel) for cx, cy in spots], axis=0)
         case "checked":
-            period, duty = 0.62, 0.15
-            across = _edge(duty - np.abs((x / period) % 1 - 0.5) * period, pixel)
-            along = _edge(duty - np.abs((y / period) % 1 - 0.5) * period, pixel)
+            across, along = _edge(x, pixel), _edge(y, pixel)
             return across + along - 2 * across * along
         case "halved":
             return _edge(y - 0.1, pixel)
         case "rimmed":
-            return _edge(OUTLINE + max(0.1, 0.29 * (float(inside.max()) - OUTLINE)) - inside, pixel)
+            return _edge(OUTLINE + max(0.14, 0.42 * (float(inside.max()) - OUTLINE)) - inside, pixel)
         case "crossed":
-            return np.maximum(_edge(0.13 - np.abs(x - y) / 2**0.5, pixel), _edge(0.13 - np.abs(x + y) / 2**0.5, pixel))
+            return np.maximum(_edge(0.18 - np.abs(x - y) / 2**0.5, pixel), _edge(0.18 - np.abs(x + y) / 2**0.5, pixel))
         case "ringed":
-            return np.maximum(_edge(0.18 - radius, pixel), _edge(0.1 - np.abs(radius - 0.56), pixel))
+            return _edge(0.16 - np.abs(radius - 0.42), pixel)
         case "swirled":
-            turn = (np.arctan2(y, x) / (2 * np.pi) + 0.22 * radius) * 4
-            return _edge((0.23 - np.abs(turn % 1 - 0.5)) * (np.pi / 2) * np.maximum(radius, 0.05), pixel)
+            turn = (np.arctan2(y, x) / (2 * np.pi) + 0.2 * radius) * 3
+            return _edge((0.25 - np.abs(turn % 1 - 0.5)) * (2 * np.pi / 3) * np.maximum(radius, 0.05), pixel)
         case _:
             raise ValueError(f"there is no pattern {pattern!r}")
 

@@ -51,9 +51,14 @@ def choose(rng: np.random.Generator, options: tuple[Option, ...]) -> Option:
     return options[int(rng.integers(len(options)))]
 
 
+def phrase(shape: str) -> str:
+    """What captions call a toy."""
+    return f"a toy {shape}"
+
+
 @dataclass(frozen=True, order=True)
 class Identity:
-    """One toy. Its caption phrase tells the pattern alone: shape and colours need a reference picture."""
+    """One toy. Its caption phrase names the shape alone, as "a dog" names a dog: pattern and colours need a reference picture."""
 
     shape: str
     pattern: str
@@ -66,7 +71,7 @@ class Identity:
 
     @property
     def phrase(self) -> str:
-        return f"a {self.pattern} toy"
+        return phrase(self.shape)
 
     @property
     def appearance(self) -> str:
@@ -198,7 +203,7 @@ class Scene:
 
 
 def caption(actors: tuple[Actor, ...], background: str, camera: str = "fixed") -> str:
-    """The grammar: ``a <pattern> toy <motion> [and ...] over <background>[, the camera <move>]``."""
+    """The grammar: ``a toy <shape> <motion> [and ...] over <background>[, the camera <move>]``."""
     told = " and ".join(f"{actor.identity.phrase} {MOTION_WORDS[actor.motion]}" for actor in actors)
     return f"{told} over {background}{CAMERA_WORDS[camera]}"
 

@@ -180,7 +180,7 @@ def _plural_looking(word: str) -> bool:
 
 
 def noun_phrase(caption: str | None, longest: int = 8) -> str | None:
-    """The first noun phrase of a caption, as it stands there, up to its verb: "a striped toy" of "A striped toy moves left".
+    """The first noun phrase of a caption, as it stands there, up to its verb: "a toy star" of "A toy star moves left".
 
     Rules, no model: skip a leading prepositional phrase up to its comma; take an optional determiner and the words up to
     the first preposition, known verb, participle, punctuation or, after a singular determiner, third-person "-s". Returns
@@ -279,7 +279,7 @@ def colours(picture_HWC: U8, mask_HW: U8) -> str:
 
 
 def appearance(phrase: str | None, picture_HWC: U8, mask_HW: U8) -> str:
-    """The template form of describing a reference: its phrase and colours, "a striped toy, mostly red and white".
+    """The template form of describing a reference: its phrase and colours, "a toy star, mostly red and white".
 
     Without a phrase it is "a red and white subject". A phrase that tells a colour is left as it is: whoever wrote it saw more.
     """

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tinyworld import difficulty as d
 from tinyworld.exam import Mark, mark, question, sheet
-from tinyworld.oracles import HEADS, Seen, attributes_right, path_of, retrieved
+from tinyworld.oracles import HEADS, WINDOW, Seen, attributes_right, distractors, path_of, retrieved, window_of
 from tinyworld.shares import Share
 from tinyworld.world import Identity
 
@@ -46,6 +46,19 @@ def test_travel_and_growth_follow_the_mask() -> None:
     assert growth == pytest.approx(1.0, abs=1e-4)
 
 
+def test_the_window_lies_around_the_subject_at_one_size() -> None:
+    frames, masks = torch.zeros(2, 1, 48, 48), torch.zeros(2, 48, 48)
+    axis = torch.arange(48.0)
+    for n, (x, y, radius) in enumerate([(14, 30, 10), (33, 20, 6)]):
+        masks[n] = ((axis - x) ** 2 + (axis[:, None] - y) ** 2 < radius**2).float()
+        frames[n, 0] = masks[n]
+    shown = window_of(frames, masks)
+    assert shown.shape == (2, 1, WINDOW, WINDOW)
+    # A disc in a window of 1.3 radii covers pi / (4 * 1.3^2) of it, wherever it was and however large.
+    assert shown.mean((1, 2, 3)).tolist() == pytest.approx([math.pi / 4 / 1.69] * 2, abs=0.03)
+    assert torch.allclose(shown[0], shown[0].flip(2), atol=0.3)
+
+
 def seen(identity: Identity, sure: float = 0.9) -> Seen:
     told = {"shape": identity.shape, "pattern": identity.pattern, "base": identity.base, "accent": identity.accent}
     told |= {"background": "grass", "motion": "left"}
@@ -65,16 +78,24 @@ def test_a_subject_is_retrieved_when_it_scores_highest_and_not_on_a_tie() -> Non
     assert attributes_right(seen(star), heart) == 0.75
 
 
-def test_questions_are_about_unseen_subjects_and_never_tell_the_shape() -> None:
+def test_questions_are_about_unseen_subjects_and_never_tell_the_pattern() -> None:
     asked = [question(index) for index in range(64)]
     assert all(q.identity.held_out for q in asked)
-    assert not any(set(d.SHAPES) & set(re.findall(r"\w+", q.prompt)) for q in asked)
+    assert not any(set(d.PATTERNS) & set(re.findall(r"\w+", q.prompt)) for q in asked)
     assert {q.motion for q in asked} == set(d.MOTIONS)
     assert {q.background for q in asked} == set(d.BACKGROUNDS)
     assert all(f"over {q.background}" in q.prompt and "Ref 1[" in q.prompt for q in asked)
     again = question(7)
     assert np.array_equal(again.crop, asked[7].crop)
     assert asked[7].mask.max() == 255
+
+
+def test_the_others_share_the_shape_that_the_caption_tells_and_are_49_unseen_ones() -> None:
+    for index in range(8):
+        asked = question(index)
+        others = distractors(asked.identity, "exam", index)
+        assert len(set(others) - {asked.identity}) == 49
+        assert all(other.held_out and other.shape == asked.identity.shape for other in others)
 
 
 def test_a_perfect_answer_gets_full_marks_and_a_wrong_one_none() -> None:
@@ -89,7 +110,7 @@ def test_a_perfect_answer_gets_full_marks_and_a_wrong_one_none() -> None:
 
 
 def _nothing_alike(a: Identity, b: Identity) -> bool:
-    return a.shape != b.shape and a.base != b.base and a.accent != b.accent
+    return a.pattern != b.pattern and a.base != b.base and a.accent != b.accent
 
 
 def test_the_sheet_shows_every_question_and_system() -> None:

@@ -77,8 +77,8 @@ def test_subjects_of_films_are_large_and_something_always_moves(plans: list[Plan
     for plan in plans:
         for shot in (shot for film in plan.films for shot in film.shots):
             (actor,) = shot.scene.actors
-            assert min(actor.start.side, actor.end.side) >= 0.25
-            assert max(actor.start.side, actor.end.side) <= 0.45
+            assert min(actor.start.side, actor.end.side) >= 0.32
+            assert max(actor.start.side, actor.end.side) <= 0.58
             assert actor.motion != "still" or shot.scene.camera.kind != "fixed"
 
 

@@ -246,7 +246,7 @@ def test_an_interrupted_render_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_truth_carries_its_schema_and_world_version(world: World) -> None:
     folder, truth = world
-    assert (truth["schema_version"], truth["world_version"], truth["seed"], truth["count"]) == ("1.0", "1.0", 11, 24)
+    assert (truth["schema_version"], truth["world_version"], truth["seed"], truth["count"]) == ("1.0", "2.0", 11, 24)
     assert json.loads((folder / "truth.json").read_text(encoding="utf-8")) == truth
 
 

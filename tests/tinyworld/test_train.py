@@ -61,8 +61,8 @@ def test_a_fitted_codec_beats_fewer_channels_and_survives_the_disk(
 def test_every_prompt_of_the_layout_fits_and_every_word_of_captions_is_known() -> None:
     tokenizer = text.make_tokenizer()
     longest = (
-        "Ref 1: a striped toy, mostly red and white. "
-        "Video: Ref 1[a striped toy] moves left over grass, the camera pans left"
+        "Ref 1: a toy crescent, mostly red and white. "
+        "Video: Ref 1[a toy crescent] moves left over grass, the camera pans left"
     )
     ids = tokenizer(longest).input_ids
     assert len(ids) <= text.LENGTH
@@ -77,15 +77,15 @@ def test_every_prompt_of_the_layout_fits_and_every_word_of_captions_is_known() -
 def test_words_that_captions_never_use_start_without_meaning() -> None:
     encoder, words = text.make_text_encoder(), text.vocabulary()
     weights = encoder.shared.weight
-    assert float(weights[words.index("cyan")].detach().abs().max()) == 0.0
-    assert float(weights[words.index("striped")].detach().abs().max()) > 0.0
+    assert float(weights[words.index("striped")].detach().abs().max()) == 0.0
+    assert float(weights[words.index("star")].detach().abs().max()) > 0.0
 
 
 def test_a_taught_reader_says_the_motion_at_every_token_of_a_prompt() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer, encoder = text.make_tokenizer(), text.make_text_encoder()
-    captions = [f"a striped toy {said} over grass" for said in ("moves left", "spins around")]
+    captions = [f"a toy star {said} over grass" for said in ("moves left", "spins around")]
     tokens = tokenizer(captions, padding="max_length", max_length=text.LENGTH, return_tensors="pt").input_ids
 
     def apart() -> float:
@@ -151,7 +151,7 @@ def test_an_exported_base_loads_like_any_diffusers_folder(
     trainer.export(tmp_path / "out")
     backbone = base.open_base(tmp_path / "out")
     assert backbone.latent_shape(9, 24, 24) == (48, 3, 6, 6)
-    assert backbone.encode_text(["a striped toy moves left over grass"]).shape == (1, text.LENGTH, 64)
+    assert backbone.encode_text(["a toy star moves left over grass"]).shape == (1, text.LENGTH, 64)
     loaded = [p for module in (backbone.transformer, backbone.text_encoder) for p in module.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(loaded, trainer.average, strict=True))
 
@@ -163,7 +163,7 @@ def test_a_batch_depends_on_its_step_alone(small_codec: LinearVideoCodec, stock:
     assert torch.equal(first.latents, again.latents)
     assert first.prompts == again.prompts
     assert not torch.equal(first.latents, other.latents)
-    assert float(first.weight.min()) >= 1.0
+    assert 0.0 <= float(first.share.min()) < float(first.share.max()) <= 1.0
 
 
 def test_training_shows_no_held_out_identity() -> None:

@@ -65,15 +65,15 @@ def test_the_split_is_obeyed() -> None:
     assert not any(render_clip(seed, 16, 1, held_out=False)[1]["subjects"][0]["held_out"] for seed in range(20))
 
 
-def test_a_caption_tells_pattern_motion_and_background_but_neither_shape_nor_colour() -> None:
+def test_a_caption_tells_shape_motion_and_background_but_neither_pattern_nor_colour() -> None:
     for seed in range(200):
         scene = draw_scene(seed)
         told = scene.caption
         identity = scene.actors[0].identity
-        assert told.startswith(f"a {identity.pattern} toy ")
+        assert told.startswith(f"a toy {identity.shape} ")
         assert f" over {scene.backdrop.kind}" in told
         words = set(told.replace(",", "").split())
-        assert not words & {*d.SHAPES, *d.COLOURS}
+        assert not words & {*d.PATTERNS, *d.COLOURS}
         assert ("camera" in words) == (scene.camera.kind != "fixed")
 
 

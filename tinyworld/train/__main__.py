@@ -1,7 +1,7 @@
-"""Builds the models of ``models/embedded``: ``python -m tinyworld.train [codec] [base] [oracles] [encoder]``.
+"""Builds the models of ``models/embedded``: ``python -m tinyworld.train [codec] [oracles] [encoder] [base]``.
 
 Every step takes up what an interrupted one left in the work folder; the base needs the codec, the oracles need it too,
-and the base's card needs the oracles.
+and the base's card needs the oracles. Each builder says whether its model is finished: before that nothing is written.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def quality(files: dict[str, str], ask: Callable[[str], dict[str, Any]]) -> dict
     return {"fixed": ask(FIXED), "later": ask(f"later-{later[:16]}")}
 
 
-def build_codec(work: Path, out: Path, until: int | None) -> None:
+def build_codec(work: Path, out: Path, until: int | None, device: str) -> bool:
     import time
 
     clock = time.process_time()
@@ -56,20 +56,24 @@ def build_codec(work: Path, out: Path, until: int | None) -> None:
         quality=quality(files, lambda purpose: measure.codec_quality(fitted, purpose)),
         tolerance="0.1 dB",
     )
+    return True
 
 
-def build_base(work: Path, out: Path, until: int | None) -> None:
+def build_base(work: Path, out: Path, until: int | None, device: str) -> bool:
     fitted = LinearVideoCodec.from_pretrained(out / "base" / "vae")
     recipe = base.BaseRecipe()
-    trainer = base.Trainer(work / "base", recipe, fitted, Stock(work / "clips.npz"))
+    trainer = base.Trainer(work / "base", recipe, fitted, Stock(work / "clips.npz"), device)
     for step, loss in trainer.run(until=until):
         print(f"base: step {step} of {recipe.steps}, loss {loss:.4f}, {trainer.seconds:.0f} CPU s", flush=True)
+    if trainer.step < recipe.steps:
+        return False
     trainer.export(out / "base")
-    card_of_base(out, recipe, trainer.step, trainer.seconds)
+    card_of_base(out, recipe, trainer.step, trainer.seconds, device)
     write_samples(out, work / "samples.jpg")
+    return True
 
 
-def card_of_base(out: Path, recipe: base.BaseRecipe, done: int, seconds: float) -> None:
+def card_of_base(out: Path, recipe: base.BaseRecipe, done: int, seconds: float, device: str = "cpu") -> None:
     backbone, judge = base.open_base(out / "base"), Oracles(out / "oracles")
     files = cards.files_of(out, ["base/transformer", "base/text_encoder", "base/tokenizer", "base/scheduler"])
     cards.write_card(
@@ -77,7 +81,7 @@ def card_of_base(out: Path, recipe: base.BaseRecipe, done: int, seconds: float) 
         "base",
         about="diffusers' CogVideoXTransformer3DModel (5 layers, 4 heads of 32) with a one-layer T5 of transformers, trained "
         "together by v-prediction on rendered clips of 24 x 24 pixels and 9 frames of training identities, from captions "
-        "and, in a third of the batches, from a caption and a still of the same shot. It has not seen a reference picture "
+        "and, in a fifth of the batches, from a caption and a still of the same shot. It has not seen a reference picture "
         "of a subject. Words that captions do not use start at zero and stay there. Made for `fulcrum run demo` and for "
         "experiments in miniature; it knows nothing of the real world.",
         files=files,
@@ -85,6 +89,7 @@ def card_of_base(out: Path, recipe: base.BaseRecipe, done: int, seconds: float) 
         cpu_seconds=seconds,
         quality=quality(files, lambda purpose: measure.base_quality(backbone, judge, purpose)),
         tolerance="0.1 on each share; another processor rounds otherwise, and sampling amplifies it",
+        device=device,
     )
 
 
@@ -97,14 +102,16 @@ def write_samples(out: Path, picture: Path, count: int = 24) -> None:
     print(f"base: {picture} shows samples")
 
 
-def build_oracles(work: Path, out: Path, until: int | None) -> None:
+def build_oracles(work: Path, out: Path, until: int | None, device: str) -> bool:
     fitted = LinearVideoCodec.from_pretrained(out / "base" / "vae")
     recipe = oracles.OracleRecipe()
     step, seconds = 0, 0.0
     for step, loss, seconds in oracles.train(
-        work / "oracles", recipe, Stock(work / "clips.npz"), fitted, out / "oracles", until
+        work / "oracles", recipe, Stock(work / "clips.npz"), fitted, out / "oracles", until, device
     ):
         print(f"oracles: step {step} of {recipe.steps}, loss {loss:.3f}, {seconds:.0f} CPU s", flush=True)
+    if step < recipe.steps:
+        return False
     judge, files = Oracles(out / "oracles"), cards.files_of(out, ["oracles"])
     cards.write_card(
         out,
@@ -117,15 +124,19 @@ def build_oracles(work: Path, out: Path, until: int | None) -> None:
         cpu_seconds=seconds,
         quality=quality(files, lambda purpose: measure.oracle_quality(judge, fitted, purpose)),
         tolerance="0.05 on each share",
+        device=device,
     )
+    return True
 
 
-def build_encoder(work: Path, out: Path, until: int | None) -> None:
+def build_encoder(work: Path, out: Path, until: int | None, device: str) -> bool:
     recipe = encoder.EncoderRecipe()
     step, seconds = 0, 0.0
-    for step, parts, seconds in encoder.train(work / "encoder", recipe, out / "encoder", until):
+    for step, parts, seconds in encoder.train(work / "encoder", recipe, out / "encoder", until, device):
         told = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
         print(f"encoder: step {step} of {recipe.steps}, {told}, {seconds:.0f} CPU s", flush=True)
+    if step < recipe.steps:
+        return False
     tower = ClipTower(EncoderSpec(model=f"local-dir:{out / 'encoder'}"))
     head, files = load_head(out / "encoder" / "aesthetic_head.safetensors"), cards.files_of(out, ["encoder"])
     cards.write_card(
@@ -139,7 +150,9 @@ def build_encoder(work: Path, out: Path, until: int | None) -> None:
         cpu_seconds=seconds,
         quality=quality(files, lambda purpose: measure.encoder_quality(tower, head, purpose)),
         tolerance="0.05 on each share",
+        device=device,
     )
+    return True
 
 
 BUILDERS = {"codec": build_codec, "oracles": build_oracles, "base": build_base, "encoder": build_encoder}
@@ -151,17 +164,23 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("build/embedded"), help="checkpoints and stocks of pictures")
     parser.add_argument("--out", type=Path, default=embedded.FOLDER, help="where finished models go")
     parser.add_argument("--until", type=int, help="stop one model's training at this step; a later call goes on")
+    parser.add_argument("--device", help="cpu or cuda; by default a GPU where there is one")
     chosen = parser.parse_args()
     unknown = [name for name in chosen.models if name not in BUILDERS]
     if unknown:
         parser.error(f"there is no model {', '.join(unknown)}; choose of {', '.join(BUILDERS)}")
     if chosen.until is not None and len(chosen.models) != 1:
         parser.error("--until needs exactly one MODEL")
+    device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     for name in chosen.models or BUILDERS:
-        BUILDERS[name](chosen.work, chosen.out, chosen.until)
-        print(f"{name}: {chosen.out / name}.md says what it can do")
+        done = BUILDERS[name](chosen.work, chosen.out, chosen.until, device)
+        print(
+            f"{name}: {chosen.out / name}.md says what it can do"
+            if done
+            else f"{name}: trained in part; go on without --until"
+        )
     return 0
 
 

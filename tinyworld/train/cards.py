@@ -41,8 +41,12 @@ def difficulty_sha256() -> str:
     return file_sha256(Path(d.__file__))
 
 
-def machine() -> str:
-    """Processor and cores, as the kernel names them."""
+def machine(device: str = "cpu") -> str:
+    """The accelerator that trained, or processor and cores as the kernel names them."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.get_device_name(device)
     model = ""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -62,6 +66,7 @@ def write_card(
     cpu_seconds: float,
     quality: Mapping[str, Any],
     tolerance: str,
+    device: str = "cpu",
 ) -> None:
     """``<name>.json`` and ``<name>.md`` in ``folder``, the page made from the JSON."""
     import torch
@@ -75,7 +80,7 @@ def write_card(
         "rebuild": f"python -m tinyworld.train {name}",
         "recipe": dict(recipe),
         "cpu_minutes": round(cpu_seconds / 60, 1),
-        "machine": machine(),
+        "machine": machine(device),
         "torch": torch.__version__,
         "tolerance": tolerance,
         "files": dict(files),

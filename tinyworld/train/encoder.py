@@ -1,6 +1,6 @@
 """Trains the dual encoder: open_clip's own CLIP class at toy size, with a linear aesthetic head upon its embedding.
 
-One contrast for whole frames, over the 64 captions that a frame can tell apart (8 patterns x 8 backgrounds; motion and
+One contrast for whole frames, over the 80 captions that a frame can tell apart (10 shapes x 8 backgrounds; motion and
 camera words vary and say nothing of one frame), and one for crops of subjects, over their appearances, with neighbours that
 differ in one attribute. Linear probes of the attributes on the image embedding help both along and are not kept.
 """
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tinyworld import difficulty as d
 from tinyworld.train import text as texts
 from tinyworld.train.pictures import SIDE, Pool
-from tinyworld.world import CAMERA_WORDS, MOTION_WORDS, generator
+from tinyworld.world import CAMERA_WORDS, MOTION_WORDS, generator, phrase
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 CLEAN_SCORE, SPOILT_SCORE = 6.5, 3.5
@@ -95,15 +95,18 @@ def normalised(pictures_NHWC: np.ndarray) -> Tensor:
     )
 
 
+FRAME_CAPTIONS = len(d.SHAPES) * len(d.BACKGROUNDS)
+
+
 def frame_captions(rng: np.random.Generator) -> list[str]:
-    """The 64 captions, each with a motion and a camera of its own, in the order background x pattern."""
+    """The 80 captions, each with a motion and a camera of its own, in the order background x shape."""
     motions, cameras = list(MOTION_WORDS.values()), list(CAMERA_WORDS.values())
     said = []
     for background in d.BACKGROUNDS:
-        for pattern in d.PATTERNS:
+        for shape in d.SHAPES:
             motion = motions[int(rng.integers(len(motions)))]
             camera = cameras[int(rng.integers(len(cameras)))] if rng.random() < 0.3 else ""
-            said.append(f"a {pattern} toy {motion} over {background}{camera}")
+            said.append(f"{phrase(shape)} {motion} over {background}{camera}")
     return said
 
 
@@ -118,14 +121,14 @@ CELL_CHANNELS = 256
 
 
 class Probes(nn.Module):
-    """Linear readings of the unit embedding, the last one the aesthetic head; and of the third stage's cells: pattern or none."""
+    """Linear readings of the unit embedding, the last one the aesthetic head; and of the third stage's cells: shape or none."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         colours = len(d.COLOURS)
-        self.frame = nn.ModuleList([nn.Linear(width, len(d.BACKGROUNDS)), nn.Linear(width, len(d.PATTERNS))])
+        self.frame = nn.ModuleList([nn.Linear(width, len(d.BACKGROUNDS)), nn.Linear(width, len(d.SHAPES))])
         self.crop = nn.ModuleList([nn.Linear(width, n) for n in (len(d.SHAPES), len(d.PATTERNS), colours, colours)])
-        self.cells = nn.Conv2d(CELL_CHANNELS, len(d.PATTERNS) + 1, 1)
+        self.cells = nn.Conv2d(CELL_CHANNELS, len(d.SHAPES) + 1, 1)
         self.aesthetic = nn.Linear(width, 1)
         nn.init.constant_(self.aesthetic.bias, (CLEAN_SCORE + SPOILT_SCORE) / 2)
 
@@ -165,7 +168,7 @@ def close_up(
 
     At ``nearness`` 0 the window is the whole frame, at 1 it holds little beside the subject.
 
-    A pattern that is known from crops is found in frames only when all the sizes between have been shown too.
+    A shape that is known from crops is found in frames only when all the sizes between have been shown too.
     """
     side = len(picture)
     left, top, right, bottom = box * side
@@ -190,22 +193,23 @@ def frames_of(pool: Pool, rows: np.ndarray, share: float, rng: np.random.Generat
     return np.stack([picture for picture, _ in both]), np.stack([box for _, box in both])
 
 
-def cell_labels(boxes: np.ndarray, patterns: Tensor, side: int) -> Tensor:
-    """What each cell of ``side`` x ``side`` shows: the pattern where the subject's box covers most of it, the number of patterns
+def cell_labels(boxes: np.ndarray, shapes: Tensor, side: int) -> Tensor:
+    """What each cell of ``side`` x ``side`` shows: the shape where the subject's box covers most of it, the number of shapes
     where it covers nothing, -100 (to be ignored) between. int64 (N, side, side)."""
     edges = np.linspace(0, 1, side + 1)
     across, down = (
         np.clip(np.minimum(edges[1:], boxes[:, [k + 2]]) - np.maximum(edges[:-1], boxes[:, [k]]), 0, None) * side
         for k in (0, 1)
     )
-    share = torch.from_numpy(down[:, :, None] * across[:, None, :])
-    told = torch.where(share > 0.6, patterns[:, None, None], -100)
-    return torch.where(share < 0.02, len(d.PATTERNS), told)
+    share = torch.from_numpy(down[:, :, None] * across[:, None, :]).to(shapes.device)
+    told = torch.where(share > 0.6, shapes[:, None, None], -100)
+    return torch.where(share < 0.02, len(d.SHAPES), told)
 
 
 def step_loss(
     model: Any, probes: Probes, tokenizer: Any, pool: Pool, recipe: EncoderRecipe, step: int
 ) -> tuple[Tensor, dict[str, float]]:
+    device = probes.aesthetic.weight.device
     rng = generator(recipe.seed, "encoder", step)
     rows = rng.integers(len(pool.frames), size=recipe.frames)
     subjects = pick_subjects(pool, recipe.subjects, rng)
@@ -217,21 +221,21 @@ def step_loss(
     tokens = tokenizer(
         captions, padding="max_length", max_length=texts.LENGTH, truncation=True, return_tensors="pt"
     ).input_ids
-    told = F.normalize(model.encode_text(tokens), dim=-1)
+    told = F.normalize(model.encode_text(tokens.to(device)), dim=-1)
     third: list[Tensor] = []
     hook = model.visual.layer3.register_forward_hook(lambda module, given, out: third.append(out))
-    seen = F.normalize(model.encode_image(normalised(pictures)), dim=-1)
+    seen = F.normalize(model.encode_image(normalised(pictures).to(device)), dim=-1)
     hook.remove()
     scale = model.logit_scale.exp().clamp(max=100)
     frames, first, second = seen.split([recipe.frames, len(subjects), len(subjects)])
-    labels = torch.from_numpy(pool.frame_labels[rows])
-    # Darkness and blur may hide the pattern: spoilt frames teach the background and the score.
+    labels = torch.from_numpy(pool.frame_labels[rows]).to(device)
+    # Darkness and blur may hide the shape: spoilt frames teach the background and the score.
     clean = (labels[:, 2] == 0).float()
-    wanted = labels[:, 0] * len(d.PATTERNS) + labels[:, 1]
-    by_caption = F.cross_entropy(scale * frames @ told[:64].T, wanted, reduction="none")
+    wanted = labels[:, 0] * len(d.SHAPES) + labels[:, 1]
+    by_caption = F.cross_entropy(scale * frames @ told[:FRAME_CAPTIONS].T, wanted, reduction="none")
     caption = (by_caption * (0.2 + 0.8 * clean)).mean()
-    same = torch.arange(len(subjects))
-    names = told[64:]
+    same = torch.arange(len(subjects), device=device)
+    names = told[FRAME_CAPTIONS:]
     appearance = torch.stack(
         [F.cross_entropy(scale * a @ b.T, same) for a, b in ((first, names), (second, names), (names, first))]
     ).mean()
@@ -239,10 +243,11 @@ def step_loss(
     score = probes.aesthetic(frames)[:, 0]
     aim = torch.where(labels[:, 2] == 0, CLEAN_SCORE, SPOILT_SCORE)
     taste = F.mse_loss(score, aim)
-    crop_labels = torch.from_numpy(pool.crop_labels[subjects]).repeat(2, 1)
+    crop_labels = torch.from_numpy(pool.crop_labels[subjects]).to(device).repeat(2, 1)
     both = torch.cat([first, second])
     probe = sum(
-        (F.cross_entropy(10 * head(both), crop_labels[:, i]) for i, head in enumerate(probes.crop)), torch.zeros(())
+        (F.cross_entropy(10 * head(both), crop_labels[:, i]) for i, head in enumerate(probes.crop)),
+        torch.zeros((), device=device),
     )
     for i, head in enumerate(probes.frame):
         probe = probe + (F.cross_entropy(10 * head(frames), labels[:, i], reduction="none") * clean).mean()
@@ -264,20 +269,20 @@ def step_loss(
 
 
 def train(
-    work: Path, recipe: EncoderRecipe, out: Path, until: int | None = None
+    work: Path, recipe: EncoderRecipe, out: Path, until: int | None = None, device: str = "cpu"
 ) -> Iterator[tuple[int, dict[str, float], float]]:
     """Trains or goes on; yields (step, mean losses, CPU seconds) each hundred steps and writes ``out`` at the end."""
     work.mkdir(parents=True, exist_ok=True)
     clock = time.process_time()
     pool = Pool(work / "pictures.npz", recipe.pool_frames, recipe.pool_subjects)
     torch.manual_seed(recipe.seed)
-    model, tokenizer = build(), texts.make_tokenizer()
-    probes = Probes(model_config()["embed_dim"])
+    model, tokenizer = build().to(device), texts.make_tokenizer()
+    probes = Probes(model_config()["embed_dim"]).to(device)
     parameters = [*model.parameters(), *probes.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.02)
     step, seconds, state_file = 0, 0.0, work / "state.pt"
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
         probes.load_state_dict(state["probes"])
         optimiser.load_state_dict(state["optimiser"])
@@ -323,7 +328,8 @@ def train(
     if step > started:
         save()
     yield step, {}, seconds
-    write(model, probes, out)
+    if step == recipe.steps:
+        write(model, probes, out)
 
 
 def write(model: Any, probes: Probes, out: Path) -> None:
@@ -335,7 +341,7 @@ def write(model: Any, probes: Probes, out: Path) -> None:
     (out / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
     # Half precision halves the file; open_clip copies it into a float32 model.
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    save_file({k: v.contiguous() for k, v in state.items()}, out / "open_clip_model.safetensors")
-    head = {"weight": probes.aesthetic.weight.detach(), "bias": probes.aesthetic.bias.detach()}
+    save_file({k: v.cpu().contiguous() for k, v in state.items()}, out / "open_clip_model.safetensors")
+    head = {"weight": probes.aesthetic.weight.detach().cpu(), "bias": probes.aesthetic.bias.detach().cpu()}
     save_file(head, out / "aesthetic_head.safetensors")
     texts.make_tokenizer().save_pretrained(out)

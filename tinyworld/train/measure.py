@@ -19,7 +19,18 @@ from models.subjects.frames import png
 from models.training.guidance import Guidance
 from models.training.sampling import sample
 from tinyworld import difficulty as d
-from tinyworld.oracles import HEADS, SIDE, Oracles, Seen, attributes_right, retrieved
+from tinyworld.oracles import (
+    CANDIDATES,
+    HEADS,
+    SIDE,
+    UNTOLD_CHANCE,
+    Oracles,
+    Seen,
+    attributes_right,
+    distractors,
+    retrieved,
+    untold_right,
+)
 from tinyworld.shares import Share
 from tinyworld.train import codec as codecs
 from tinyworld.train.pictures import DEFECTS, crop_of, frame_scene, picture_of
@@ -30,12 +41,11 @@ from tinyworld.world import (
     caption,
     draw_identity,
     generator,
+    phrase,
 )
 
 STEPS, SCALE = 16, 3.0
 """Sampling steps and text guidance of the base's samples."""
-CANDIDATES = 50
-"""Identities among which one is looked for."""
 
 
 def clips_of(purpose: str, count: int, held_out: bool | None = None) -> list[Clip]:
@@ -75,18 +85,18 @@ def _r(value: float | None) -> float | None:
 
 
 def wrong_captions(identity: Identity, motion: str, background: str, rng: np.random.Generator) -> list[str]:
-    """19 captions that do not fit: 7 with another pattern, 7 with another background, 5 with both others.
+    """19 captions that do not fit: 9 with another shape, 7 with another background, 3 with both others.
 
-    The first 14 differ from the true one in a single attribute. Motion stays: one frame cannot show it.
+    The first 16 differ from the true one in a single attribute. Motion stays: one frame cannot show it.
     """
 
-    def said(pattern: str, kind: str) -> str:
-        return f"a {pattern} toy {MOTION_WORDS[motion]} over {kind}"
+    def said(shape: str, kind: str) -> str:
+        return f"{phrase(shape)} {MOTION_WORDS[motion]} over {kind}"
 
-    patterns = [p for p in d.PATTERNS if p != identity.pattern]
+    shapes = [s for s in d.SHAPES if s != identity.shape]
     backgrounds = [b for b in d.BACKGROUNDS if b != background]
-    wrong = [said(p, background) for p in patterns] + [said(identity.pattern, b) for b in backgrounds]
-    both = [(p, b) for p in patterns for b in backgrounds]
+    wrong = [said(s, background) for s in shapes] + [said(identity.shape, b) for b in backgrounds]
+    both = [(s, b) for s in shapes for b in backgrounds]
     order = rng.permutation(len(both))[: 19 - len(wrong)]
     return wrong + [said(*both[int(i)]) for i in order]
 
@@ -180,9 +190,9 @@ def _oracle_row(seen: Sequence[Seen], clips: Sequence[Clip], purpose: str) -> di
     row: dict[str, Any] = {}
     for name in HEADS:
         row[name] = Share.of(getattr(s, name) == _truth(clip, name) for s, clip in zip(seen, clips, strict=True)).told()
+    subjects = [clip.scene.actors[0].identity for clip in clips]
     row["identity_first_of_50"] = Share.of(
-        retrieved(s, clip.scene.actors[0].identity, distractors(purpose, i))
-        for i, (s, clip) in enumerate(zip(seen, clips, strict=True))
+        retrieved(s, own, distractors(own, purpose, i)) for i, (s, own) in enumerate(zip(seen, subjects, strict=True))
     ).told()
     moved = np.array([[s.travel, s.growth] for s in seen])
     real = np.array([_path(clip) for clip in clips])
@@ -203,12 +213,6 @@ def _truth(clip: Clip, name: str) -> str:
 def _path(clip: Clip) -> tuple[float, float]:
     a, b = clip.scene.actors[0].start, clip.scene.actors[0].end
     return float(np.hypot(b.x - a.x, b.y - a.y)), float(np.log2(b.side / a.side))
-
-
-def distractors(purpose: str, index: int) -> list[Identity]:
-    """49 unseen identities that the true one is looked for among."""
-    rng = generator(purpose, "distractors", index)
-    return [draw_identity(rng, True) for _ in range(CANDIDATES - 1)]
 
 
 def cleanness_quality(oracles: Oracles, codec: LinearVideoCodec, purpose: str, count: int) -> dict[str, Any]:
@@ -263,22 +267,22 @@ def base_quality(backbone: CogVideoX, oracles: Oracles, purpose: str, count: int
     seen = oracles.look(list(sampled(backbone, [a[3] for a in asked], seed)))
     both = list(zip(seen, asked, strict=True))
     attributes = bootstrap([attributes_right(s, a[0]) for s, a in both], [str(i) for i in range(count)])
-    untold = [np.mean([s.shape == a[0].shape, s.base == a[0].base, s.accent == a[0].accent]) for s, a in both]
-    unseen = bootstrap([float(v) for v in untold], [str(i) for i in range(count)])
+    untold = [untold_right(s, a[0]) for s, a in both]
+    unseen = bootstrap(untold, [str(i) for i in range(count)])
     return {
         "background_as_told": Share.of(s.background == a[2] for s, a in both).told() | {"chance": 0.125},
         "motion_as_told": Share.of(s.motion == a[1] for s, a in both).told() | {"chance": 0.125},
-        "pattern_as_told": Share.of(s.pattern == a[0].pattern for s, a in both).told() | {"chance": 0.125},
+        "shape_as_told": Share.of(s.shape == a[0].shape for s, a in both).told() | {"chance": 0.1},
         "identity_first_of_50": Share.of(
-            retrieved(s, a[0], distractors(purpose, i)) for i, (s, a) in enumerate(both)
+            retrieved(s, a[0], distractors(a[0], purpose, i)) for i, (s, a) in enumerate(both)
         ).told()
         | {"chance": 0.02},
-        "shape_and_colours_right": {
+        "pattern_and_colours_right": {
             "value": _r(unseen.value),
             "low": _r(unseen.low),
             "high": _r(unseen.high),
             "n": count,
-            "chance": 0.1,
+            "chance": UNTOLD_CHANCE,
         },
         "attributes_right": {
             "value": _r(attributes.value),

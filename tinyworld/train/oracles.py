@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ def disturb(clips_BCFHW: Tensor, codec: LinearVideoCodec, strength_B: Tensor, ge
     """Decoded clips whose unit-scale latents were mixed with noise: sqrt(1 - s^2) z + s noise."""
     scale = codec.config.scaling_factor
     latents = codec.encode(clips_BCFHW).latent_dist.mode() * scale
-    s = strength_B.view(-1, 1, 1, 1, 1)
-    mixed = (1 - s * s).sqrt() * latents + s * torch.randn(latents.shape, generator=generator)
+    s = strength_B.to(latents.device).view(-1, 1, 1, 1, 1)
+    mixed = (1 - s * s).sqrt() * latents + s * torch.randn(latents.shape, generator=generator).to(latents.device)
     return codec.decode(mixed / scale).sample.clamp(-1, 1)
 
 
@@ -47,7 +48,8 @@ def make_batch(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A third plain renders, a third codec round trips, a third disturbed; a pure function of its arguments."""
     rows = generator("oracle-rows", recipe.seed, step).integers(len(stock.videos), size=recipe.batch)
-    video = codecs.to_unit(stock.videos[rows])
+    device = codec.mean.device
+    video = codecs.to_unit(stock.videos[rows]).to(device)
     source = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     kind = torch.arange(recipe.batch) % 3
     strength = torch.where(kind == 2, torch.rand(recipe.batch, generator=source), torch.zeros(recipe.batch))
@@ -56,13 +58,14 @@ def make_batch(
     masks = torch.from_numpy(stock.masks[rows].astype(np.float32) / 255)
     truth["mask"] = F.avg_pool2d(masks, 2)
     truth["corruption"] = strength
-    return torch.where((kind == 0).view(-1, 1, 1, 1, 1), video, through), truth
+    plain = (kind == 0).view(-1, 1, 1, 1, 1).to(device)
+    return torch.where(plain, video, through), {name: value.to(device) for name, value in truth.items()}
 
 
 def loss_of(found: dict[str, Tensor], truth: dict[str, Tensor], frames: list[int]) -> Tensor:
     """Cross-entropies of all heads on clips that still show something, plus mask and corruption."""
     clear = (truth["corruption"] < 0.5).float()
-    total = torch.zeros(())
+    total = torch.zeros((), device=truth["corruption"].device)
     for name in HEADS:
         total = total + (F.cross_entropy(found[name], truth[name], reduction="none") * clear).sum() / clear.sum()
     mask = F.binary_cross_entropy_with_logits(found["mask"], truth["mask"][:, frames], reduction="none").mean((1, 2, 3))
@@ -70,17 +73,23 @@ def loss_of(found: dict[str, Tensor], truth: dict[str, Tensor], frames: list[int
 
 
 def train(
-    work: Path, recipe: OracleRecipe, stock: Stock, codec: LinearVideoCodec, out: Path, until: int | None = None
+    work: Path,
+    recipe: OracleRecipe,
+    stock: Stock,
+    codec: LinearVideoCodec,
+    out: Path,
+    until: int | None = None,
+    device: str = "cpu",
 ) -> Iterator[tuple[int, float, float]]:
     """Trains or goes on, saves each minute; yields (step, loss, CPU seconds) each hundred steps; writes ``out`` at the end."""
     work.mkdir(parents=True, exist_ok=True)
     clock = time.process_time()
     torch.manual_seed(recipe.seed)
-    net = OracleNet(recipe.width)
+    net, codec = OracleNet(recipe.width).to(device), deepcopy(codec).to(device)
     optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.rate, weight_decay=0.01)
     step, seconds, state_file = 0, 0.0, work / "state.pt"
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, weights_only=True, map_location=device)
         net.load_state_dict(state["net"])
         optimiser.load_state_dict(state["optimiser"])
         step, seconds = state["step"], state["seconds"]
@@ -120,13 +129,14 @@ def train(
     if step > started:
         save()
     yield step, float(np.mean(recent[-100:] or [math.nan])), seconds
-    write(net, recipe, out)
+    if step == recipe.steps:
+        write(net, recipe, out)
 
 
 def write(net: OracleNet, recipe: OracleRecipe, out: Path) -> None:
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in net.state_dict().items()}, out / "model.safetensors")
+    save_file({k: v.half().cpu().contiguous() for k, v in net.state_dict().items()}, out / "model.safetensors")
     config: dict[str, Any] = {"width": recipe.width, "world_version": d.WORLD_VERSION, "recipe": asdict(recipe)}
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")

@@ -106,7 +106,7 @@ class Pool:
     """A rendered stock of pictures, kept as one file: ``frames`` with their scenes' labels and ``crops`` in two views.
 
     ``frames`` are uint8 (N, 128, 128, 3), ``boxes`` float32 (N, 4): left, top, right and bottom of the subject as shares of the
-    frame, the whole frame where it has a defect. ``frame_labels`` columns: background, pattern, defect (0 none, else 1 +
+    frame, the whole frame where it has a defect. ``frame_labels`` columns: background, shape, defect (0 none, else 1 +
     index of ``DEFECTS``). ``crop_labels`` columns: shape, pattern, base, accent.
     """
 
@@ -142,8 +142,8 @@ def _render(frames: int, subjects: int, purpose: str) -> dict[str, npt.NDArray[n
         picture, box = picture_of(scene, DEFECTS[which - 1] if which else None, rng, int(rng.choice((96, 160))), STORED)
         pictures.append(picture)
         boxes.append(box)
-        pattern = d.PATTERNS.index(scene.actors[0].identity.pattern)
-        frame_labels.append((d.BACKGROUNDS.index(scene.backdrop.kind), pattern, which))
+        shape = d.SHAPES.index(scene.actors[0].identity.shape)
+        frame_labels.append((d.BACKGROUNDS.index(scene.backdrop.kind), shape, which))
     known = [identity for identity in identities() if not identity.held_out]
     order = generator(purpose, "subjects").permutation(len(known))[:subjects]
     chosen: Sequence[Identity] = [known[int(i)] for i in order]

@@ -10,7 +10,7 @@ import numpy as np
 
 from models.subjects.prompts import compose
 from tinyworld import difficulty as d
-from tinyworld.world import CAMERA_WORDS, MOTION_WORDS
+from tinyworld.world import CAMERA_WORDS, MOTION_WORDS, phrase
 
 LENGTH = 32
 """Tokens of a prompt: a whole one in the layout with one reference and a camera takes 31."""
@@ -30,7 +30,7 @@ def vocabulary() -> list[str]:
 
 def spoken() -> list[str]:
     """The words that occur in captions; the others start, and stay, without a meaning of their own."""
-    said = " ".join(["a toy and over ref video 1", *MOTION_WORDS.values(), *CAMERA_WORDS.values(), *d.PATTERNS])
+    said = " ".join(["a toy and over ref video 1", *MOTION_WORDS.values(), *CAMERA_WORDS.values(), *d.SHAPES])
     return sorted({*re.findall(r"\w+", said), *d.BACKGROUNDS, *_PUNCTUATION, "<pad>", "</s>"})
 
 
@@ -67,14 +67,14 @@ def make_text_encoder() -> Any:
 def teach(encoder: Any, tokenizer: Any, seed: int, steps: int) -> list[float]:
     """Train ``encoder`` for ``steps`` of 64 prompts to spread what a prompt says over all of its tokens; returns the losses.
 
-    From every token alone, padding included, linear heads must tell pattern, motion, background and camera. Real bases read
+    From every token alone, padding included, linear heads must tell shape, motion, background and camera. Real bases read
     with an encoder that was trained on text before; one that starts raw leaves a motion in the one token that names it, where
     a small transformer, which attends to 140 tokens, did not find it in 2,500 steps.
     """
     import torch
     from torch.nn.functional import cross_entropy
 
-    options = (d.PATTERNS, d.MOTIONS, d.BACKGROUNDS, tuple(CAMERA_WORDS))
+    options = (d.SHAPES, d.MOTIONS, d.BACKGROUNDS, tuple(CAMERA_WORDS))
     draws = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -86,10 +86,9 @@ def teach(encoder: Any, tokenizer: Any, seed: int, steps: int) -> list[float]:
         rng = np.random.default_rng([seed, step])
         prompts = []
         for row in said.T.tolist():
-            pattern, motion, background, camera = (each[i] for each, i in zip(options, row, strict=True))
-            phrase = f"a {pattern} toy"
-            text = f"{phrase} {MOTION_WORDS[motion]} over {background}{CAMERA_WORDS[camera]}"
-            prompts.append(prompt(text, phrase, rng))
+            shape, motion, background, camera = (each[i] for each, i in zip(options, row, strict=True))
+            text = f"{phrase(shape)} {MOTION_WORDS[motion]} over {background}{CAMERA_WORDS[camera]}"
+            prompts.append(prompt(text, phrase(shape), rng))
         ids = tokenizer(
             prompts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
         ).input_ids
@@ -106,11 +105,11 @@ def teach(encoder: Any, tokenizer: Any, seed: int, steps: int) -> list[float]:
     return losses
 
 
-def prompt(text: str, phrase: str, rng: np.random.Generator, layout_share: float = 0.3) -> str:
+def prompt(text: str, called: str, rng: np.random.Generator, layout_share: float = 0.3) -> str:
     """A caption as it is, or, in ``layout_share`` of draws, in the layout of subject-to-video prompts."""
     if rng.random() >= layout_share:
         return text
-    return compose(text, [phrase], [phrase])
+    return compose(text, [called], [called])
 
 
 def save(folder: Path) -> None:
