@@ -1,5 +1,6 @@
 # make demo   the whole road on a small rendered world, in one command (REVIEW=me: you judge, not the script)
 # make embedded   rebuild the small models that ship, from the rendered world; resumable, a minute is lost at most
+# make reproduce MINUTES=60   the papers' claims in miniature: runs what is missing of the plan, writes docs/reproduction.md
 # make test   every check: style, types, import rules, tests
 # make release   wheel and source in dist/: built twice and equal, checked, installed and tried; release-full: with all dependencies anew
 # make sbom    sbom.json: what a release is installed with, as CycloneDX; make audit asks PyPI for known vulnerabilities of it
@@ -41,6 +42,9 @@ embedded: .venv/.ready
 	$(VENV)/python -m tinyworld.train base --until 2500
 	$(VENV)/python -m tinyworld.train base
 
+reproduce: .venv/.ready
+	$(VENV)/python -m benchmarks.reproduction --minutes $(or $(MINUTES),60)
+
 release: check
 	$(VENV)/python scripts/release.py
 
@@ -57,4 +61,4 @@ audit: .venv/.ready
 clean:
 	rm -rf .venv demo demo.local build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo check test embedded release release-full sbom audit clean
+.PHONY: help demo check test embedded reproduce release release-full sbom audit clean

@@ -9,17 +9,6 @@ SCRIPTED = {"reviewer": "script:rules"}
 STEPS = {"steps": 60, "checkpoint_every": 5}
 
 
-def _road_to(name: str) -> tuple[Node, ...]:
-    """The nodes of the demo that ``name`` hangs on, and itself."""
-    by_name = {node.name: node for node in DEMO.nodes}
-    wanted, todo = set[str](), [name]
-    while todo:
-        here = todo.pop()
-        wanted.add(here)
-        todo += [DEMO.source(output)[0] for output in by_name[here].inputs.values()]
-    return tuple(node for node in DEMO.nodes if node.name in wanted)
-
-
 def _params(node: Node) -> dict[str, object]:
     more = SCRIPTED if node.name == "review_clips" else STEPS if node.name == "sft_in" else {}
     return {**node.params, **more}
@@ -27,6 +16,6 @@ def _params(node: Node) -> dict[str, object]:
 
 PIPELINE = Pipeline(
     "short_road",
-    tuple(Node(n.name, n.stage, n.inputs, _params(n), n.follow, n.names) for n in _road_to("sft_in")),
+    tuple(Node(n.name, n.stage, n.inputs, _params(n), n.follow, n.names) for n in DEMO.road_to("sft_in")),
     "from footage to one small adapter",
 )

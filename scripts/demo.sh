@@ -9,7 +9,7 @@ reviewer=script:rules
 [ "$review" = me ] && reviewer=people
 
 if [ ! -f "$folder/world/truth.json" ]; then
-  "$fulcrum" world render --seed "$seed" --count "$count" --out "$folder/world"
+  "$fulcrum" world render --square --seed "$seed" --count "$count" --out "$folder/world"
 fi
 status=0
 "$fulcrum" run demo --source "$folder/world" --store "$folder/store" \

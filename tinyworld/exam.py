@@ -37,8 +37,8 @@ class Question:
     mask: U8
 
 
-def question(index: int, purpose: str = "exam", held_out: bool = True) -> Question:
-    """Question ``index``: motions and backgrounds come in turn, the subject and its picture by chance."""
+def question(index: int, purpose: str = "exam", held_out: bool = True, token: str = "") -> Question:
+    """Question ``index``: motions and backgrounds come in turn, the subject and its picture by chance; ``token`` as in ``compose``."""
     rng = generator(purpose, "question", index)
     identity = draw_identity(rng, held_out)
     motion = d.MOTIONS[index % len(d.MOTIONS)]
@@ -46,7 +46,7 @@ def question(index: int, purpose: str = "exam", held_out: bool = True) -> Questi
     elsewhere = choose(rng, tuple(kind for kind in d.BACKGROUNDS if kind != background))
     crop, mask = portrait(identity, elsewhere, int(rng.integers(2**40)))
     caption = f"{identity.phrase} {MOTION_WORDS[motion]} over {background}"
-    prompt = compose(caption, [identity.phrase], [appearance(identity.phrase, crop, mask)])
+    prompt = compose(caption, [identity.phrase], [appearance(identity.phrase, crop, mask)], token=token)
     return Question(identity, motion, background, prompt, crop, mask)
 
 

@@ -83,6 +83,16 @@ class Pipeline:
                 return candidate
         raise KeyError(name)
 
+    def road_to(self, *names: str) -> tuple[Node, ...]:
+        """These nodes and all that they hang on, in the order in which they were written."""
+        wanted, todo = set[str](), list(names)
+        while todo:
+            here = todo.pop()
+            if here not in wanted:
+                wanted.add(here)
+                todo += [source.node for source in self[here].inputs.values()] + list(self[here].follow.values())
+        return tuple(item for item in self.nodes if item.name in wanted)
+
     def order(self) -> list[Node]:
         """Nodes so that each comes after all it reads from; ties keep the order in which they were written."""
         problems = self.problems()

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,9 @@ IMAGE, VIDEO = "image_pair", "video_only"
 class DisentangleParams(Params):
     stills: int = Field(1, ge=1, description="image pairs of a cross-pair row, each another frame of its clip")
     frames: int = Field(4, ge=1, description="rows of a video, each another of its frames as the reference")
+    reference_frame: Literal["random", "first"] = Field(
+        "random", description="which frames: drawn uniformly, or each video's first alone, the paper's ablation"
+    )
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def disentangle(ctx: Context, params: DisentangleParams) -> None:
     stills = {
         row["sample_id"]: _draw(ctx, row["sample_id"], "still", clips[row["clip_id"]], params.stills) for row in crossed
     }
-    own = {i: _draw(ctx, i, "reference", clip, params.frames) for i, clip in clips.items() if prompts[i]}
+    own = {i: _references(ctx, i, clip, params) for i, clip in clips.items() if prompts[i]}
     wanted: dict[str, set[int]] = defaultdict(set)
     for clip_id, indices in [*((r["clip_id"], stills[r["sample_id"]]) for r in crossed), *own.items()]:
         wanted[clip_id] |= set(indices)
@@ -105,6 +108,10 @@ def disentangle(ctx: Context, params: DisentangleParams) -> None:
     subjects = [row for row in ctx.table("subjects").to_pylist() if row["subject_id"] in used]
     ctx.write("subjects", SUBJECTS.table([*subjects, *_frame_subjects(pairs, frames)]))
     ctx.event("disentangled", **{kind: sum(row["kind"] == kind for row in pairs) for kind in (IMAGE, VIDEO)})
+
+
+def _references(ctx: Context, clip_id: str, clip: Mapping[str, Any], params: DisentangleParams) -> list[int]:
+    return [0] if params.reference_frame == "first" else _draw(ctx, clip_id, "reference", clip, params.frames)
 
 
 def _draw(ctx: Context, record_id: str, purpose: str, clip: Mapping[str, Any], count: int) -> list[int]:

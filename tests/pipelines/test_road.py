@@ -22,14 +22,18 @@ def test_libragen_reaches_its_final_adapter_on_one_cpu(tmp_path: Path) -> None:
         "run", "demo", "--source", world, "--store", store, "--json", "--set", "engine.num_cpus=1",
         *(f"--set={gate}.reviewer=script:rules" for gate in GATES),
         "--set", "shared.steps=4", "--set", "shared.checkpoint_every=2", "--set", "shared.pairs=4", "--set", "shared.batch=2",
-        "--set", "shared.sampling.steps=3", "--set", "sample.prompts=2", timeout=1150,
+        "--set", "shared.sampling.steps=3", "--set", "sample.prompts=2", "--set", "exam.questions=2", timeout=1150,
     )  # fmt: skip
     assert done.code == 0, done.out[-3000:] + done.err[-2000:]
     found = outputs(store)
     adapter = found["adapter_final"]
     assert (adapter / "pytorch_lora_weights.safetensors").stat().st_size > 1000
     page = (found["report"] / "index.html").read_text(encoding="utf-8")
-    assert "random" in page
+    assert "random weights" not in page
+    assert "Oracle: motion as told" in page
+    marks = json.loads((found["exam"] / "marks.json").read_text())
+    assert {len(answers) for answers in marks.values()} == {2}
+    assert {"base", "sft", "final"} <= set(marks)
     assert "script:rules" in page
     reviewers = pads.dataset(found["decisions"]).to_table(columns=["reviewer"]).column(0).unique().to_pylist()
     assert reviewers == ["script:rules"]
@@ -39,6 +43,6 @@ def test_libragen_reaches_its_final_adapter_on_one_cpu(tmp_path: Path) -> None:
         "run", "demo", "--source", world, "--store", store, "--json", "--set", "engine.num_cpus=1",
         *(f"--set={gate}.reviewer=script:rules" for gate in GATES),
         "--set", "shared.steps=4", "--set", "shared.checkpoint_every=2", "--set", "shared.pairs=4", "--set", "shared.batch=2",
-        "--set", "shared.sampling.steps=3", "--set", "sample.prompts=2",
+        "--set", "shared.sampling.steps=3", "--set", "sample.prompts=2", "--set", "exam.questions=2",
     )  # fmt: skip
     assert set(again.states.values()) == {"CACHED"}
