@@ -166,7 +166,7 @@ CELLS: tuple[Cell, ...] = (
     _switched("token", ONE, pairs={"reference_token": "<cls>"}),
     _switched("no_token_drop", ONE, token_drop=0.0),
     _switched("first_frame", ONE, rows={"reference_frame": "first"}),
-    *(_switched(f"videos{share}", ONE, videos=CLIPS * share // 100) for share in (25, 50, 75)),
+    *(_switched(f"videos{share}", ONE, rows={"videos": CLIPS * share // 100}) for share in (25, 50, 75)),
 )
 BY_NAME = {cell.name: cell for cell in CELLS}
 

@@ -33,6 +33,9 @@ class DisentangleParams(Params):
     reference_frame: Literal["random", "first"] = Field(
         "random", description="which frames: drawn uniformly, or each video's first alone, the paper's ablation"
     )
+    videos: int | None = Field(
+        None, ge=1, description="most clips that train as videos, drawn by the seed; null is all"
+    )
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,16 @@ def disentangle(ctx: Context, params: DisentangleParams) -> None:
     stills = {
         row["sample_id"]: _draw(ctx, row["sample_id"], "still", clips[row["clip_id"]], params.stills) for row in crossed
     }
-    own = {i: _references(ctx, i, clip, params) for i, clip in clips.items() if prompts[i]}
+    told = [i for i in sorted(clips) if prompts[i]]
+    left = _left_out(ctx, [i for i in told if split.get(clips[i]["video_id"], "train") == "train"], params.videos)
+    own = {i: _references(ctx, i, clips[i], params) for i in told if i not in left}
     wanted: dict[str, set[int]] = defaultdict(set)
     for clip_id, indices in [*((r["clip_id"], stills[r["sample_id"]]) for r in crossed), *own.items()]:
         wanted[clip_id] |= set(indices)
     work = _take(ctx, clips, wanted)
-    ctx.ledger([_ended(clip, work, bool(prompts[i])) for i, clip in sorted(clips.items())])
+    why = dict.fromkeys(left, "videos: beyond the number asked for")
+    why |= {i: "no caption: a video needs a prompt" for i in clips if not prompts[i]}
+    ctx.ledger([_ended(clip, work, why.get(i)) for i, clip in sorted(clips.items())])
     taken = {r["record_id"]: r for r in work.rows(ctx, sorted(set(wanted) - set(work.failed)))}
     folder = _Folder(ctx, clips)
     pairs: list[dict[str, object]] = list(asked)
@@ -108,6 +115,13 @@ def disentangle(ctx: Context, params: DisentangleParams) -> None:
     subjects = [row for row in ctx.table("subjects").to_pylist() if row["subject_id"] in used]
     ctx.write("subjects", SUBJECTS.table([*subjects, *_frame_subjects(pairs, frames)]))
     ctx.event("disentangled", **{kind: sum(row["kind"] == kind for row in pairs) for kind in (IMAGE, VIDEO)})
+
+
+def _left_out(ctx: Context, clip_ids: list[str], most: int | None) -> set[str]:
+    """All but so many of the clips, drawn by the seed."""
+    from models.training.randomness import seed_of
+
+    return set(sorted(clip_ids, key=lambda i: (seed_of(ctx.seed, "videos", i), i))[most:]) if most else set()
 
 
 def _references(ctx: Context, clip_id: str, clip: Mapping[str, Any], params: DisentangleParams) -> list[int]:
@@ -226,11 +240,11 @@ def _full(picture: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _ended(clip: Mapping[str, Any], work: Work, told: bool) -> dict[str, object]:
+def _ended(clip: Mapping[str, Any], work: Work, why_not: str | None) -> dict[str, object]:
     row: dict[str, object] = {"record_id": clip["clip_id"], "video_id": clip["video_id"]}
     failure = work.failed.get(clip["clip_id"])
     if failure is not None:
         return {**row, "status": "failed", "error_type": failure.error_type, "error_message": failure.error_message}
-    if not told and clip["clip_id"] not in work.keys:
-        return {**row, "status": "rejected", "reason": "no caption: a video needs a prompt"}
+    if why_not and clip["clip_id"] not in work.keys:
+        return {**row, "status": "rejected", "reason": why_not}
     return {**row, "status": "accepted"}

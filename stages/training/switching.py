@@ -41,7 +41,6 @@ class SwitchingParams(TrainParams):
     image_batch: int | None = Field(
         None, ge=1, description="pairs of an image step; null is 8 x batch, the paper's 256 to 32"
     )
-    videos: int | None = Field(None, ge=1, description="most clips of video steps, drawn by the seed; null is all")
     video_probability: float = Field(0.2, ge=0, le=1, description="p: the share of video steps, drawn by (seed, step)")
     stage_two_at: int | None = Field(
         None, ge=0, description="step from which all steps are video steps, before it none is"
@@ -79,7 +78,6 @@ def switching(ctx: Context, params: SwitchingParams) -> None:
     kinds = {spec.kind(ctx.seed, step) for step in range(params.steps)}
     rows = [row for row in ctx.table("cache").to_pylist() if row["split"] == "train"]
     images, videos = ([row for row in rows if row["kind"] == kind] for kind in (IMAGE, VIDEO))
-    videos = _some(ctx, videos, params.videos)
     image_batch = params.image_batch or 8 * params.batch
     remedy = "Add rows of this kind, lower the batch, or let no step be of this kind (video_probability)."
     for kind, what, found in (("image", "image pairs", images), ("video", "videos", videos)):
@@ -101,15 +99,6 @@ def switching(ctx: Context, params: SwitchingParams) -> None:
     )
     facts = {"kind": "switching", "rows": len(images) + len(videos), "video_probability": params.video_probability}
     train_job(ctx, params, job, facts, {})
-
-
-def _some(ctx: Context, videos: list[dict[str, Any]], most: int | None) -> list[dict[str, Any]]:
-    """The rows of at most so many clips."""
-    from models.training.randomness import seed_of
-
-    drawn = sorted({row["clip_id"] for row in videos}, key=lambda clip_id: seed_of(ctx.seed, "videos", clip_id))
-    kept = set(drawn[:most])
-    return [row for row in videos if row["clip_id"] in kept]
 
 
 def _probes(ctx: Context, params: SwitchingParams) -> ProbeSpec:

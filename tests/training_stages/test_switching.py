@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_schemas.ids import short_hash
 from models.training.cache import CacheReader
 from models.training.feed import FeedSpec, SwitchingFeed, rows_of
 from models.training.randomness import TimestepSpec
@@ -84,6 +85,34 @@ def test_image_pairs_are_stills_and_videos_show_frames_of_their_own(disentangled
     shapes = {"image_pair": "1x32x32", "video_only": "9x32x32", "cross_pair": "9x32x32", "in_pair": "9x32x32"}
     assert {r["kind"]: r["bucket"] for r in cached} == shapes
     assert all(row["status"] == "accepted" for row in disentangled.rows.ledger_rows)
+
+
+def test_first_frames_alone_and_fewer_videos_are_ablations_of_the_rows(tmp_path: Path) -> None:
+    inputs = world(tmp_path)
+
+    def videos_of(name: str, params: DisentangleParams) -> LocalContext:
+        context = LocalContext(tmp_path / name, disentangle, inputs)
+        context.run(params)
+        return context
+
+    def rows(context: LocalContext) -> list[dict[str, Any]]:
+        return [row for row in context.outputs["pairs"].to_pylist() if row["kind"] == "video_only"]
+
+    clips = {row["clip_id"]: row for row in inputs["subset"].to_pylist()}
+    whole = rows(videos_of("whole", DisentangleParams(frames=2)))
+    first = rows(videos_of("first", DisentangleParams(frames=2, reference_frame="first")))
+    assert sorted(row["clip_id"] for row in first) == sorted(clips)
+    assert {r["references"][0]["subject_id"] for r in first} == {short_hash("frame", i, 0) for i in clips}
+    some = videos_of("some", DisentangleParams(frames=2, videos=3))
+    trained = {row["clip_id"] for row in rows(some) if row["split"] == "train"}
+    assert len(trained) == 3
+    # What is held out stays, to be measured with; no drawn video is another one than before.
+    held_out = [row for row in whole if row["split"] == "held_out"]
+    assert [row for row in rows(some) if row["split"] == "held_out"] == held_out
+    assert all(row in whole for row in rows(some))
+    assert trained == {row["clip_id"] for row in rows(videos_of("again", DisentangleParams(frames=2, videos=3)))} - {
+        row["clip_id"] for row in held_out
+    }
 
 
 def test_a_run_trains_both_kinds_each_by_its_own_steps(tmp_path: Path, disentangled: Disentangled) -> None:
