@@ -49,7 +49,7 @@ def write(plan: str, folder: Path = FOLDER) -> Path:
         )
     found = [judge(hypothesis, table) for hypothesis in HYPOTHESES]
     found += [judge_agreement(agreement, _curves(cells, agreement.cell)) for agreement in AGREEMENTS]
-    text = "\n".join([_head(cells, plan), _verdicts(found), _systems(pooled), *plots, _notes(cells)])
+    text = "\n".join([_head(cells, plan), _verdicts(found), _systems(pooled), "\n\n".join(plots), _notes(cells)])
     target = folder.with_suffix(".md")
     target.write_text(text.rstrip() + "\n", encoding="utf-8")
     return target
