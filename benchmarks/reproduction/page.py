@@ -49,7 +49,16 @@ def write(plan: str, folder: Path = FOLDER) -> Path:
         )
     found = [judge(hypothesis, table) for hypothesis in HYPOTHESES]
     found += [judge_agreement(agreement, _curves(cells, agreement.cell)) for agreement in AGREEMENTS]
-    text = "\n".join([_head(cells, plan), _verdicts(found), _systems(pooled), "\n\n".join(plots), _notes(cells)])
+    text = "\n".join(
+        [
+            _head(cells, plan),
+            _verdicts(found),
+            _looked_into(folder),
+            _systems(pooled),
+            "\n\n".join(plots),
+            _notes(cells),
+        ]
+    )
     target = folder.with_suffix(".md")
     target.write_text(text.rstrip() + "\n", encoding="utf-8")
     return target
@@ -116,6 +125,12 @@ def _verdicts(found: Sequence[Found]) -> str:
 
 def _indicative(one: Found) -> str:
     return ", one seed" if len(one.seeds) == 1 else ""
+
+
+def _looked_into(folder: Path) -> str:
+    """What was found out about rows that do not hold; written by hand."""
+    file = folder / "looked_into.md"
+    return "\n" + file.read_text(encoding="utf-8").rstrip() if file.exists() else ""
 
 
 def _systems(pooled: Mapping[str, Mapping[str, Interval]]) -> str:

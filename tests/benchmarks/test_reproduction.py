@@ -50,6 +50,9 @@ def test_the_page_is_what_the_committed_cells_give(tmp_path: Path) -> None:
     assert committed is not None
     copy = tmp_path / "reproduction"
     (copy / "cells").mkdir(parents=True)
+    looked_into = plan.FOLDER / "looked_into.md"
+    if looked_into.exists():
+        (copy / "looked_into.md").write_bytes(looked_into.read_bytes())
     for file in (plan.FOLDER / "cells").glob("*.json"):
         (copy / "cells" / file.name).write_bytes(file.read_bytes())
     assert page.write(committed["digest"], copy).read_text() == plan.FOLDER.with_suffix(".md").read_text()
