@@ -5,7 +5,8 @@
 Every system runs on a small and on a larger set of the same films, so that the cost of starting it and its marginal rate come
 apart: rate = (large - small) / (seconds of the large set - of the small). Systems take turns within a repeat. Everything is in
 CPU seconds of the whole process tree, which other load on the machine disturbs least. Ours also runs over all films. All of it
-takes hours: each finished run is kept in DIR/finished.jsonl, and the same command goes on where it was stopped.
+takes hours: each finished run is a line of docs/measured/curation_rows.jsonl, to be committed, and the same command goes on where it
+was stopped.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def subset(films: Sequence[Film], each: int) -> list[Film]:
 class Finished:
     """Runs that were finished, by system, films and repeat; one of ours also by the digest of our packages, which it measures."""
 
-    def __init__(self, work: Path, tools: Tools) -> None:
-        self._work, self._tools, self._file = work / "run", tools, work / "finished.jsonl"
+    def __init__(self, work: Path, tools: Tools, file: Path) -> None:
+        self._work, self._tools, self._file = work / "run", tools, file
         lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
         self._known = {row["key"]: row for row in map(json.loads, lines)}
         with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +61,7 @@ class Finished:
     def run(self, name: str, films: Sequence[Film], repeat: int | str) -> Result:
         """The kept result, or that of a run made now in an empty folder."""
         ours = self._ours if name == "analyze" or name.startswith("fulcrum") else ""
-        chosen = hashlib.sha256("\n".join(f"{f.path} {f.frames}" for f in films).encode()).hexdigest()[:12]
+        chosen = hashlib.sha256("\n".join(f"{Path(f.path).name} {f.frames}" for f in films).encode()).hexdigest()[:12]
         key = f"{name} {repeat} {chosen} {ours}"
         if key not in self._known:
             shutil.rmtree(self._work, ignore_errors=True)
@@ -88,6 +89,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of real footage with a manifest.json")
     parser.add_argument("--work", type=Path, required=True, help="films, weights and peers' environments are kept here")
+    parser.add_argument(
+        "--rows", type=Path, default=measured.FOLDER / "curation_rows.jsonl", help="finished runs are kept here"
+    )
     parser.add_argument("--minutes", type=float, default=60.0, help="of films in all")
     parser.add_argument("--films", type=int, nargs=2, default=(1, 4), help="of each size in the small and large set")
     parser.add_argument("--peer-films", type=int, nargs=2, default=(1, 2), help="the same for Data-Juicer")
@@ -108,7 +112,8 @@ def main() -> None:
         except (subprocess.CalledProcessError, OSError) as error:
             names.remove(peer)
             left_out[peer] = f"does not install here: {error}"
-    finished = Finished(given.work, Tools(ours, theirs, envs["data_juicer"], envs["nemo"]))
+    tools = Tools(ours, theirs, envs["data_juicer"], envs["nemo"])
+    finished = Finished(given.work, tools, given.rows)
 
     runs: dict[str, list[dict[str, float]]] = {}
     details: dict[str, list[dict[str, object]]] = {}

@@ -39,9 +39,9 @@ def test_what_is_finished_is_not_run_again(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(SYSTEMS, "script", system)
     tools = Tools(tmp_path, tmp_path, None, None)
     films = [Film(f"{n}.mp4", "360p", 20.0, 600, 4, "") for n in range(2)]
-    found = [Finished(tmp_path, tools).run("script", films, 0) for _ in range(2)]
-    Finished(tmp_path, tools).run("script", films, 1)
-    Finished(tmp_path, tools).run("script", films[:1], 0)
+    found = [Finished(tmp_path, tools, tmp_path / "rows.jsonl").run("script", films, 0) for _ in range(2)]
+    Finished(tmp_path, tools, tmp_path / "rows.jsonl").run("script", films, 1)
+    Finished(tmp_path, tools, tmp_path / "rows.jsonl").run("script", films[:1], 0)
     assert ran == [2, 2, 1]
     assert found[0] == found[1] == Result(Cost(1.5, 2.0, 0.25), {"cut": 1.0}, {"clips": 3.0})
 
