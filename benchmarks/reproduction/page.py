@@ -42,7 +42,8 @@ def write(plan: str, folder: Path = FOLDER) -> Path:
     curves = gradients(cells)
     if curves:
         (folder / "gradients.svg").write_text(_standalone(lines(curves)), encoding="utf-8")
-        names = ", ".join(f"{name} {curve[-1][1]:.2f} at the end" for name, curve in curves.items())
+        colours = ("green", "brown")
+        names = ", ".join(f"{name} ({colour})" for name, colour in zip(curves, colours, strict=False))
         plots.append(
             "![Agreement of image and video gradients by step](reproduction/gradients.svg)\n\nCosine between the gradients of "
             f"image and of video steps on held-out rows, mean of the seeds: {names}."
@@ -165,7 +166,7 @@ def _balance(pooled: Mapping[str, Mapping[str, Interval]]) -> str:
     both = [{"identity": x, "prompt": y} for x, y in points.values()]
     best = choose(both, {"identity": 1.0, "prompt": 1.0}, dict.fromkeys(("identity", "prompt"), "higher")).front
     dots = [Dot(x, y, name, front=i in best) for i, (name, (x, y)) in enumerate(points.items())]
-    return str(scatter(dots, "identity", "background and motion as told"))
+    return str(scatter(dots, "identity", "background and motion as told", width=760, height=520, name_all=True))
 
 
 def _standalone(svg: str) -> str:

@@ -148,8 +148,13 @@ class Dot:
     y_ends: tuple[float, float] | None = None
 
 
-def scatter(dots: Sequence[Dot], across: str, up: str, *, width: int = 640, height: int = 380) -> Markup:
-    """Points over two metrics, the front joined from left to right, the chosen one with its intervals. Empty without points."""
+def scatter(
+    dots: Sequence[Dot], across: str, up: str, *, width: int = 640, height: int = 380, name_all: bool = False
+) -> Markup:
+    """Points over two metrics, the front joined from left to right, the chosen one with its intervals. Empty without points.
+
+    Names stand beside those on the front and the chosen one, or beside all where there is room.
+    """
     if not dots:
         return Markup("")
     left, right, top, bottom = 62, 30, 20, 52
@@ -187,7 +192,8 @@ def scatter(dots: Sequence[Dot], across: str, up: str, *, width: int = 640, heig
             f"<title>{escape(dot.label)}: {short(dot.x)}, {short(dot.y)}</title></circle>"
         )
     written: list[tuple[float, float]] = []
-    for dot in sorted((d for d in dots if d.chosen or d.front), key=lambda d: (not d.chosen, d.x, d.y)):
+    named = [d for d in dots if d.chosen or d.front or name_all]
+    for dot in sorted(named, key=lambda d: (not d.chosen, not d.front, d.x, d.y)):
         end = x(dot.x) > width - right - 90
         at = (x(dot.x) + (-12 if end else 12), y(dot.y) - 9)
         # A label that would lie upon another is left to the dot's title.
