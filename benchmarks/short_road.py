@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pipelines.dag.graph import Node, Pipeline
+from collections.abc import Mapping
+
+from pipelines.dag.graph import Pipeline
 from pipelines.demo import PIPELINE as DEMO
 
-SCRIPTED = {"reviewer": "script:rules"}
-STEPS = {"steps": 60, "checkpoint_every": 5}
-
-
-def _params(node: Node) -> dict[str, object]:
-    more = SCRIPTED if node.name == "review_clips" else STEPS if node.name == "sft_in" else {}
-    return {**node.params, **more}
-
+PARAMS: Mapping[str, Mapping[str, object]] = {
+    "review_clips": {"reviewer": "script:rules"},
+    "sft_in": {"steps": 60, "checkpoint_every": 5},
+}
 
 PIPELINE = Pipeline(
     "short_road",
-    tuple(Node(n.name, n.stage, n.inputs, _params(n), n.follow, n.names) for n in DEMO.road_to("sft_in")),
+    tuple(item.with_params(PARAMS.get(item.name, {})) for item in DEMO.road_to("sft_in")),
     "from footage to one small adapter",
 )

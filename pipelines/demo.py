@@ -7,9 +7,10 @@ from pathlib import Path
 
 from data_schemas.tables import CLIPS, DEDUPE, SELECTION, VIDEOS
 from models import embedded
-from pipelines.dag.graph import Node, Pipeline, node
+from pipelines.dag.graph import Pipeline, node
+from pipelines.dag.store import sha256_file
 from pipelines.exam import EXAM_FRAMES, EXAM_SIDE, exam
-from pipelines.libragen import REPORT_INPUTS, ROAD
+from pipelines.libragen import REPORT_INPUTS, ROAD, SYSTEMS
 from stages.contract import Context, Files, Params, StageError, Table, World, stage
 from stages.evaluation.report import report
 
@@ -34,7 +35,7 @@ def _truth(world: World) -> Path:
     params=JudgeParams,
     inputs={"videos": Table(VIDEOS), "clips": Table(CLIPS), "selection": Table(SELECTION), "dedupe": Table(DEDUPE)},
     outputs={"judgement": Files("judgement")},
-    world=lambda params, world: {"truth": _sha256(_truth(world))},
+    world=lambda params, world: {"truth": sha256_file(_truth(world))},
 )
 def judge(ctx: Context, params: JudgeParams) -> None:
     """Compare the curation with what the renderer knows: shots, filters, duplicates, broken files."""
@@ -44,12 +45,6 @@ def judge(ctx: Context, params: JudgeParams) -> None:
     found = judge_curation(truth, ctx.table("videos"), ctx.table("clips"), ctx.table("selection"), ctx.table("dedupe"))
     text = json.dumps(found, indent=1, ensure_ascii=False, sort_keys=True)
     (ctx.folder("judgement") / "curation.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # What fits a laptop: small pictures, few steps. Rates are higher than the published ones, for few steps of a tiny model.
@@ -66,7 +61,7 @@ SAMPLING = {"steps": 10, "guidance": GUIDANCE}
 SMALL: dict[str, dict[str, object]] = {
     # The embedded encoder knows rendered pictures, so here, and on no other source, its scores mean something.
     "embed": {"encoder": ENCODER},
-    # A rendered subject is 30% to 42% as high as its frame of 160 x 160.
+    # A rendered subject is 32% to 58% as high as its frame of 160 x 160.
     "subjects": {"min_side_px": 24, "min_area": 0.015},
     "encode": {"backbone": BACKBONE, "buckets": [f"{EXAM_FRAMES}x{EXAM_SIDE}x{EXAM_SIDE}"], "views": 4},
     "sft_cross": SFT,
@@ -80,16 +75,10 @@ SMALL: dict[str, dict[str, object]] = {
 }
 
 
-def _sized(item: Node) -> Node:
-    return Node(
-        item.name, item.stage, item.inputs, {**item.params, **SMALL.get(item.name, {})}, item.follow, item.names
-    )
-
-
 PIPELINE = Pipeline(
     "demo",
     (
-        *(_sized(item) for item in ROAD),
+        *(item.with_params(SMALL.get(item.name, {})) for item in ROAD),
         node(
             "judge",
             judge,
@@ -101,15 +90,10 @@ PIPELINE = Pipeline(
         node(
             "exam",
             exam,
+            SYSTEMS,
             params={"backbone": BACKBONE, "sampling": SAMPLING},
             names={"metrics": "metrics_and_marks"},
             metrics="evaluate.metrics",
-            cross="sft_cross.adapter_cross",
-            in_pair="sft_in.adapter_in",
-            sft="merge_sft.adapter_sft",
-            consis="dpo_consis.adapter_consis",
-            real_fake="dpo_real_fake.adapter_real_fake",
-            final="merge_final.adapter_final",
         ),
         node(
             "report",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pydantic import Field
 
 from data_schemas.tables import METRICS
 from models import embedded
+from pipelines.dag.store import sha256_file
 from stages.contract import Context, Files, Group, Params, Stage, StageError, Table, stage
 from stages.training.adapters import adapter_digest, read_adapter
 from stages.training.params import BackboneParams, SamplingParams, backbone_models
@@ -37,10 +37,6 @@ class ExamPayload:
     system: str
     start: int
     stop: int
-
-
-def _oracles() -> str:
-    return hashlib.sha256((embedded.ORACLES / "model.safetensors").read_bytes()).hexdigest()
 
 
 QUESTIONS_AT_ONCE = 16
@@ -111,7 +107,7 @@ class Examinee:
             )
         videos = [from_unit(video) for video in self.backbone.decode_video(latents)]
         marks = [
-            mark(seen, q, index).__dict__
+            asdict(mark(seen, q, index))
             for index, (seen, q) in enumerate(zip(self.oracles.look(videos), asked, strict=True), part.start)
         ]
         return {"marks": json.dumps(marks), "clips": b"".join(video.tobytes() for video in videos)}
@@ -127,7 +123,7 @@ class Answers:
 
 def models_of(params: ExamParams) -> Mapping[str, str]:
     """Digests of the base and of the oracles."""
-    return {**backbone_models(params.backbone), "oracles": _oracles()}
+    return {**backbone_models(params.backbone), "oracles": sha256_file(embedded.ORACLES / "model.safetensors")}
 
 
 def answer(ctx: Context, params: ExamParams, stacks: Mapping[str, Sequence[str]]) -> Answers:

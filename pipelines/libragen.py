@@ -151,18 +151,18 @@ PREFERENCES: tuple[Node, ...] = (
     ),
 )
 
+# Whoever compares the road's systems takes their adapters under these names.
+SYSTEMS = {
+    "cross": "sft_cross.adapter_cross",
+    "in_pair": "sft_in.adapter_in",
+    "sft": "merge_sft.adapter_sft",
+    "consis": "dpo_consis.adapter_consis",
+    "real_fake": "dpo_real_fake.adapter_real_fake",
+    "final": "merge_final.adapter_final",
+}
+
 EVALUATION: tuple[Node, ...] = (
-    node(
-        "sample",
-        sample,
-        CACHE,
-        cross="sft_cross.adapter_cross",
-        in_pair="sft_in.adapter_in",
-        sft="merge_sft.adapter_sft",
-        consis="dpo_consis.adapter_consis",
-        real_fake="dpo_real_fake.adapter_real_fake",
-        final="merge_final.adapter_final",
-    ),
+    node("sample", sample, {**CACHE, **SYSTEMS}),
     node("evaluate", evaluate, samples="sample.samples", videos="sample.videos"),
 )
 

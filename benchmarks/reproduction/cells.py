@@ -1,6 +1,6 @@
 """The cells: each trains a few adapters on one rendered world and examines them, as a pipeline that ``fulcrum run`` knows.
 
-All that is chosen stands here, and was chosen on worlds of other seeds (docs/reproduction.md). Every cell of a seed works on
+All that is chosen stands here, and was chosen on worlds of other seeds. Every cell of a seed works on
 the same footage and in the same store, so that curation, pairs and common trainings are made once.
 """
 
@@ -69,13 +69,9 @@ class Cell:
     switched: bool = False
 
 
-def _set(item: Node, more: Mapping[str, object]) -> Node:
-    return Node(item.name, item.stage, item.inputs, {**item.params, **more}, item.follow, item.names)
-
-
 def _road(*names: str) -> tuple[Node, ...]:
     """The demo's road to these nodes, judged by a script."""
-    return tuple(_set(item, PARAMS.get(item.name, {})) for item in DEMO.road_to(*names))
+    return tuple(item.with_params(PARAMS.get(item.name, {})) for item in DEMO.road_to(*names))
 
 
 def _exam(systems: Mapping[str, tuple[str, ...]], name: str = "exam", token: str = "", **sampling: object) -> Node:
@@ -121,8 +117,7 @@ def _quality() -> Pipeline:
         "select": {"rules": ()},
         "dedupe": {"exact": False, "near": {"enabled": False}},
     }
-    curated = _road("sft_cross")
-    road = tuple(_set(item, unfiltered.get(item.name, {})) for item in curated)
+    road = tuple(item.with_params(unfiltered.get(item.name, {})) for item in _road("sft_cross"))
     return Pipeline("reproduce_noisy", (*road, _exam({"noisy": (CROSS,)})), "a large noisy set at equal steps")
 
 
@@ -130,7 +125,9 @@ def _switching(
     name: str, *, pairs: Mapping[str, object] | None = None, rows: Mapping[str, object] | None = None, **params: object
 ) -> Pipeline:
     token = str((pairs or {}).get("reference_token", ""))
-    road = tuple(_set(item, (pairs or {}) if item.name == "pairs" else {}) for item in _road("review_training_pairs"))
+    road = tuple(
+        item.with_params(pairs) if pairs and item.name == "pairs" else item for item in _road("review_training_pairs")
+    )
     data = {"subset": "export.subset", "media": "export.media", "subjects": "subjects.subjects"}
     made = {what: f"disentangle.{what}" for what in ("subset", "media", "pairs", "subjects")}
     buckets = [f"{frames}x{EXAM_SIDE}x{EXAM_SIDE}" for frames in (1, EXAM_FRAMES)]

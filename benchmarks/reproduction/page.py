@@ -118,7 +118,7 @@ def _verdicts(found: Sequence[Found]) -> str:
         h = one.hypothesis
         claim = h.claim + (f" (bound {h.above:g})" if h.above else "")
         seeds = ", ".join(f"{mean:+.3f}" for mean in one.seeds.values())
-        told = _signed(one.interval) if one.interval else ""
+        told = _told(one.interval, "+.3f") if one.interval else ""
         mark = f"**{one.verdict}**" if one.verdict in ("holds", "does not hold") else one.verdict
         rows.append(f"| {h.row} | {claim} | {h.paper} | {mark}{_indicative(one)} | {told} | {seeds} |")
     return "\n".join(rows)
@@ -149,16 +149,10 @@ def _systems(pooled: Mapping[str, Mapping[str, Interval]]) -> str:
     ])  # fmt: skip
 
 
-def _told(interval: Interval) -> str:
+def _told(interval: Interval, form: str = ".3f") -> str:
     if interval.value is None or interval.low is None or interval.high is None:
         return "–"
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
-def _signed(interval: Interval) -> str:
-    if interval.value is None or interval.low is None or interval.high is None:
-        return "–"
-    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+    return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
 def _balance(pooled: Mapping[str, Mapping[str, Interval]]) -> str:

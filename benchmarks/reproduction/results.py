@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -62,8 +61,7 @@ def write(
 
 def _gradients(adapter: Path) -> list[list[float]]:
     """Step, cosine, norm of image and of video gradients."""
-    log = next(adapter.glob("*.jsonl"))
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    rows = [json.loads(line) for line in (adapter / "log.jsonl").read_text().splitlines()]
     return [[row["step"], *(round(row[key], 5) for key in GRADIENTS)] for row in rows if GRADIENTS[0] in row]
 
 
@@ -77,9 +75,5 @@ def table(cells: list[dict[str, Any]]) -> dict[int, dict[str, Marks]]:
     """By seed, the marks of every system."""
     found: dict[int, dict[str, Marks]] = {}
     for cell in cells:
-        found.setdefault(cell["seed"], {}).update(_marks(cell["systems"]))
+        found.setdefault(cell["seed"], {}).update(cell["systems"])
     return found
-
-
-def _marks(systems: Mapping[str, Marks]) -> Mapping[str, Marks]:
-    return systems

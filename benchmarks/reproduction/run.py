@@ -25,7 +25,7 @@ CELL_MINUTES = 10.0
 
 
 class CellFailed(Exception):
-    """A cell's run ended badly; the message has its last lines."""
+    """A cell's run ended badly; the message says which stage failed and why, or what a run that never began said."""
 
 
 def run_cell(cell: Cell, seed: int, plan: str, code: str, work: Path) -> Path:
@@ -40,11 +40,13 @@ def run_cell(cell: Cell, seed: int, plan: str, code: str, work: Path) -> Path:
     started = time.monotonic()
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     said = done.stdout.splitlines()
-    if done.returncode or not said:
-        raise CellFailed(
-            f"{cell.name}-{seed} ended with {done.returncode}:\n{done.stdout[-1500:]}{done.stderr[-1500:]}"
-        )
-    return results.write(cell, seed, plan, json.loads(said[-1])["stages"], time.monotonic() - started, code)
+    if not said:
+        raise CellFailed(done.stderr.strip()[-1500:])
+    stages = json.loads(said[-1]).get("stages", [])
+    if done.returncode:
+        why = [f"{stage['name']}: {stage.get('message')}" for stage in stages if stage["state"] == "FAILED"]
+        raise CellFailed("; ".join(why) or f"it ended with {done.returncode}")
+    return results.write(cell, seed, plan, stages, time.monotonic() - started, code)
 
 
 def run(plan: str, work: Path, minutes: float, jobs: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 
@@ -49,6 +49,10 @@ class Node:
     def outputs(self) -> dict[str, str]:
         """The pipeline's name of each output -> the stage's own."""
         return {self.names.get(name, name): name for name in self.stage.outputs}
+
+    def with_params(self, more: Mapping[str, object]) -> Node:
+        """The same node, with these parameters over its own."""
+        return replace(self, params={**self.params, **more})
 
 
 def node(

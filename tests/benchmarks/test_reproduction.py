@@ -168,6 +168,29 @@ def test_missing_cells_run_in_order_until_the_minutes_are_spent(
     assert asked == [f"{cell.name}-{seed}" for cell, seed in ordered() if (cell.name, seed) != ("p20", 0)]
 
 
+def test_a_cell_that_fails_says_which_stage_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = {
+        "name": "switching",
+        "state": "FAILED",
+        "seconds": 0.1,
+        "outputs": {},
+        "message": "needs 8 videos, has 3.",
+    }
+    waits = {"name": "exam", "state": "BLOCKED", "seconds": 0.0, "outputs": {}, "message": "waits for switching"}
+    said = "\n".join(
+        json.dumps(event) for event in ({"event": "run_started"}, {"event": "run_ended", "stages": [failed, waits]})
+    )
+    for out, err, why in (
+        (said, "", "switching: needs 8 videos, has 3."),
+        ("", "no such pipeline", "no such pipeline"),
+    ):
+        done = subprocess.CompletedProcess([], 1, out, err)
+        monkeypatch.setattr(run.subprocess, "run", lambda *a, done=done, **k: done)
+        with pytest.raises(run.CellFailed) as told:
+            run.run_cell(BY_NAME["p20"], 0, "digest", "fulcrum 1", tmp_path)
+        assert str(told.value) == why
+
+
 def test_another_plan_than_the_committed_one_is_refused(tmp_path: Path) -> None:
     code = (
         "import sys; from benchmarks.reproduction import plan; plan.PLAN = plan.FOLDER / 'no-plan.json';"
