@@ -55,9 +55,7 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "nor
 LORA = {"rank": 16, "alpha": 16.0, "targets": TARGETS}
 SFT = {"backbone": BACKBONE, "lora": LORA, "steps": 200, "batch": 16, "learning_rate": 1e-3, "checkpoint_every": 50}
 DPO = {"backbone": BACKBONE, "lora": LORA, "steps": 30, "batch": 8, "learning_rate": 1e-4, "checkpoint_every": 10}
-# The published guidance, 5 then 3, drives so small a model into saturated colours.
-GUIDANCE = {"text": {"start": 3.0, "end": 2.0}, "reference": {"start": 1.0, "end": 1.5}}
-SAMPLING = {"steps": 10, "guidance": GUIDANCE}
+SAMPLING = {"steps": 10}
 SMALL: dict[str, dict[str, object]] = {
     # The embedded encoder knows rendered pictures, so here, and on no other source, its scores mean something.
     "embed": {"encoder": ENCODER},

@@ -32,15 +32,18 @@ class ExamParams(Params):
 
 @dataclass(frozen=True)
 class ExamPayload:
-    """Questions ``start`` to ``stop`` for one system."""
+    """Questions ``start`` to ``stop`` for one system, which sees their references or the prompts alone."""
 
     system: str
     start: int
     stop: int
+    references: bool = True
 
 
 QUESTIONS_AT_ONCE = 16
 EXAM_SIDE, EXAM_FRAMES = 24, 9
+TEXT_ALONE = "base_text"
+"""The base as it was trained, which knows no references: what it gets right of a subject is a guess."""
 
 
 class Examinee:
@@ -99,7 +102,7 @@ class Examinee:
                 self.backbone,
                 self.backbone.encode_text([q.prompt for q in asked]),
                 self.backbone.encode_text([""]),
-                references,
+                references if part.references else None,
                 self.backbone.latent_shape(EXAM_FRAMES, EXAM_SIDE, EXAM_SIDE),
                 [seed_of(0, "exam", index) for index in range(part.start, part.stop)],
                 self.sampling.steps,
@@ -127,7 +130,10 @@ def models_of(params: ExamParams) -> Mapping[str, str]:
 
 
 def answer(ctx: Context, params: ExamParams, stacks: Mapping[str, Sequence[str]]) -> Answers:
-    """Every system, told by the adapters it stacks on the base, answers the same questions from the same noise."""
+    """Every system, told by the adapters it stacks on the base, answers the same questions from the same noise.
+
+    ``TEXT_ALONE``, where it is asked, is the one that sees no references.
+    """
     models = models_of(params)
     wired = sorted({name for stack in stacks.values() for name in stack})
     for name in wired:
@@ -136,8 +142,9 @@ def answer(ctx: Context, params: ExamParams, stacks: Mapping[str, Sequence[str]]
     items = []
     for system, stack in stacks.items():
         for start in range(0, params.questions, QUESTIONS_AT_ONCE):
-            part = ExamPayload(system, start, min(start + QUESTIONS_AT_ONCE, params.questions))
-            key = content_key(part.start, part.stop, [digests[name] for name in stack])
+            stop = min(start + QUESTIONS_AT_ONCE, params.questions)
+            part = ExamPayload(system, start, stop, references=system != TEXT_ALONE)
+            key = content_key(start, stop, [digests[name] for name in stack], *(() if part.references else ("text",)))
             items.append(Item(key, f"{system}/{start}", part))
     recipe = {**models, **params.model_dump(mode="json", include={"sampling", "reference_token"})}
     work = run_items(
@@ -169,7 +176,7 @@ def answer(ctx: Context, params: ExamParams, stacks: Mapping[str, Sequence[str]]
 
 @stage(
     name="exam",
-    version="1",
+    version="2",
     params=ExamParams,
     inputs={"metrics": Table(METRICS), **dict.fromkeys(ADAPTERS, Files("adapter"))},
     optional=ADAPTERS,
@@ -177,8 +184,9 @@ def answer(ctx: Context, params: ExamParams, stacks: Mapping[str, Sequence[str]]
     models=models_of,
 )
 def exam(ctx: Context, params: ExamParams) -> None:
-    """The marks of base and of all wired systems join the table of metrics."""
-    stacks = {name: stack for name, stack in STACKS.items() if all(ctx.has(part) for part in stack)}
+    """The marks of the base, with references and without, and of all wired systems join the table of metrics."""
+    stacks: dict[str, Sequence[str]] = {TEXT_ALONE: ()}
+    stacks |= {name: stack for name, stack in STACKS.items() if all(ctx.has(part) for part in stack)}
     answers = answer(ctx, params, stacks)
     ctx.write("metrics", METRICS.table([*ctx.table("metrics").to_pylist(), *_exam_rows(answers.marks)]))
     write_answers(ctx.folder("exam"), answers)

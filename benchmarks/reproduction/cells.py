@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from pipelines.dag.graph import Node, Pipeline, node
 from pipelines.demo import PIPELINE as DEMO
-from pipelines.exam import EXAM_FRAMES, EXAM_SIDE, exam_of
+from pipelines.exam import EXAM_FRAMES, EXAM_SIDE, TEXT_ALONE, exam_of
 from stages.training.disentangle import disentangle
 from stages.training.encode import encode
 from stages.training.switching import switching
@@ -54,7 +54,7 @@ SWITCHED: Mapping[str, object] = {
     "gradients_every": 20,
 }
 SAMPLING = DEMO["exam"].params["sampling"]
-STATIC = {"text": {"kind": "constant", "start": 2.0}, "reference": {"kind": "constant", "start": 1.5}}
+STATIC = {"text": {"kind": "constant", "start": 3.0}, "reference": {"kind": "constant", "start": 3.0}}
 """What the dynamic guidance ends with, from the start."""
 
 
@@ -92,7 +92,7 @@ CONSIS, REAL_FAKE, FINAL = "dpo_consis.adapter_consis", "dpo_real_fake.adapter_r
 
 
 def _sft() -> Pipeline:
-    systems = {"base": (), "cross": (CROSS,), "in": (IN,), "merged": (SFT,)}
+    systems = {TEXT_ALONE: (), "base": (), "cross": (CROSS,), "in": (IN,), "merged": (SFT,)}
     return Pipeline("reproduce_sft", (*_road("merge_sft"), _exam(systems)), "in-pair, cross-pair and merged SFT")
 
 
@@ -153,7 +153,7 @@ def _switched(name: str, seeds: tuple[int, ...], **how: Any) -> Cell:
 
 
 CELLS: tuple[Cell, ...] = (
-    Cell("sft", THREE, _sft(), {"exam": ("base", "cross", "in", "merged")}),
+    Cell("sft", THREE, _sft(), {"exam": (TEXT_ALONE, "base", "cross", "in", "merged")}),
     *(_switched(f"p{percent}", THREE, video_probability=percent / 100) for percent in (0, 20, 40, 60)),
     Cell("dpo", THREE, _dpo(), {"exam": ("sft", "consis", "real_fake", "final")}),
     _switched("two_stage", THREE, stage_two_at=STEPS // 2),

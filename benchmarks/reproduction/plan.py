@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reproduction.cells import CELLS, FILMS, WORLD, Cell, ordered
+from benchmarks.reproduction.cells import CELLS, FILMS, WORLD, ordered
 from benchmarks.reproduction.hypotheses import AGREEMENTS, HYPOTHESES, SETTLED
 from models import embedded
 from models.backbones.load import BackboneSpec, backbone_digest
@@ -34,21 +34,30 @@ def make_plan() -> dict[str, Any]:
         "agreements": [
             {"claim": a.claim, "cell": a.cell, "low": a.low, "high": a.high, "from_step": SETTLED} for a in AGREEMENTS
         ],
-        "cells": {cell.name: _nodes(cell) for cell in CELLS},
+        "exams": {cell.name: {exam: list(systems) for exam, systems in cell.exams.items()} for cell in CELLS},
+        **_pipelines(),
     }
     return {"digest": digest_of(plan), **plan}
 
 
-def _nodes(cell: Cell) -> dict[str, Any]:
-    """Of each stage what its pipeline sets; what it leaves is the stage's default under its version."""
-    return {
-        node.name: {
-            "stage": f"{node.stage.name} {node.stage.version}",
-            "params": node.stage.params.model_validate(node.params).model_dump(mode="json", include=set(node.params)),
-            "inputs": {name: str(source) for name, source in sorted(node.inputs.items())},
-        }
-        for node in cell.pipeline.nodes
-    }
+def _pipelines() -> dict[str, Any]:
+    """``cells``: each cell's nodes by their keys in ``nodes``, where a node that many cells share stands once.
+
+    A node has all its parameters, those left at their defaults too.
+    """
+    nodes: dict[str, Any] = {}
+    cells: dict[str, list[str]] = {}
+    for cell in CELLS:
+        for node in cell.pipeline.nodes:
+            told = {
+                "stage": f"{node.stage.name} {node.stage.version}",
+                "params": node.stage.params.model_validate(node.params).model_dump(mode="json"),
+                "inputs": {name: str(source) for name, source in sorted(node.inputs.items())},
+            }
+            key = f"{node.name} {digest_of(told)[:8]}"
+            nodes[key] = told
+            cells.setdefault(cell.name, []).append(key)
+    return {"cells": cells, "nodes": nodes}
 
 
 def digest_of(plan: dict[str, Any]) -> str:

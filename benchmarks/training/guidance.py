@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,37 +32,51 @@ def ways() -> dict[str, Any]:
 
 
 def measure(family: str, steps: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Per way: samples forwarded and calls of the model per step, and its time over that of unguided sampling."""
+    """The ways on the tiny model of a family, each beside unguided sampling."""
     from models.backbones.load import BackboneSpec, load_backbone
-    from models.training.sampling import sample
 
     prepare()
     torch.set_num_threads(1)
     backbone = load_backbone(BackboneSpec(family))
     side = backbone.spatial_multiple * 4
-    shape = backbone.latent_shape(9, side, side)
+    return compare(backbone, ways(), backbone.latent_shape(9, side, side), 1, steps, repeats)
+
+
+def compare(
+    backbone: Any, guided: Mapping[str, Any], shape: tuple[int, int, int, int], samples: int, steps: int, repeats: int
+) -> dict[str, dict[str, float]]:
+    """Per way: forwards per step and sample, calls of the model per step, and its time over that of the first way.
+
+    ``samples`` are drawn at once, each with one reference; the ways take turns ``repeats`` times.
+    """
+    from models.training.sampling import sample
+
     text = backbone.encode_text(["a red cup falls", ""])
-    references = torch.randn(1, 1, shape[0], *shape[2:], generator=torch.Generator().manual_seed(0))
+    references = torch.randn(samples, 1, shape[0], *shape[2:], generator=torch.Generator().manual_seed(0))
+    texts = text[:1].expand(samples, -1, -1)
 
     def run(guidance: Any) -> None:
-        sample(backbone, text[:1], text[1:], references, shape, 0, steps, guidance)
+        sample(backbone, texts, text[1:], references, shape, range(samples), steps, guidance)
 
     found = {
-        name: _counted(backbone, lambda guidance=guidance: run(guidance), steps) for name, guidance in ways().items()
+        name: _counted(backbone, lambda guidance=guidance: run(guidance), steps, samples)
+        for name, guidance in guided.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(repeats):
-        for name, guidance in ways().items():
+        for name, guidance in guided.items():
             began = time.perf_counter()
             run(guidance)
             seconds[name].append(time.perf_counter() - began)
+    first = next(iter(seconds.values()))
     for name, way in found.items():
-        # Each against the bare run beside it, so that a slow moment of the machine counts for both.
-        way["time_ratio"] = statistics.median(a / b for a, b in zip(seconds[name], seconds["none"], strict=True))
+        # Each against the run beside it, so that a slow moment of the machine counts for both.
+        way["time_ratio"] = statistics.median(a / b for a, b in zip(seconds[name], first, strict=True))
+        way["sample_s"] = statistics.median(seconds[name]) / samples
     return found
 
 
-def _counted(backbone: Any, run: Callable[[], None], steps: int) -> dict[str, float]:
+def _counted(backbone: Any, run: Callable[[], None], steps: int, samples: int) -> dict[str, float]:
     sizes: list[int] = []
     hook = backbone.transformer.register_forward_pre_hook(
         lambda _module, _args, kwargs: sizes.append(len(kwargs["hidden_states"])), with_kwargs=True
@@ -71,7 +85,7 @@ def _counted(backbone: Any, run: Callable[[], None], steps: int) -> dict[str, fl
         run()
     finally:
         hook.remove()
-    return {"forwards_per_step": sum(sizes) / steps, "calls_per_step": len(sizes) / steps}
+    return {"forwards_per_step": sum(sizes) / steps / samples, "calls_per_step": len(sizes) / steps}
 
 
 def main() -> None:

@@ -82,8 +82,9 @@ class BackboneSpec:
 def backbone_digest(spec: BackboneSpec, parts: Sequence[str] = ()) -> str:
     """sha256 (hex) of everything that makes this model this model, or these ``parts`` of it; imports no torch.
 
-    For a folder: the content of its parts' files (hashes of large files are remembered by path, size and mtime). A part
-    is a folder in it or one file, such as ``transformer/config.json``.
+    For a folder: the content of its parts' files (hashes of large files are remembered by path, size and mtime), without
+    what a ``config.json`` tells of the folder and the library that it was saved from. A part is a folder in it or one
+    file, such as ``transformer/config.json``.
     """
     spec.check()
     identity: dict[str, Any] = {"format": 1, "family": spec.family, "dtype": spec.dtype}
@@ -99,7 +100,7 @@ def backbone_digest(spec: BackboneSpec, parts: Sequence[str] = ()) -> str:
         files = [path for path in found if path.is_file()]
         if not files:
             raise ValueError(f"{folder} holds none of {', '.join(names)}: not a diffusers pipeline folder")
-        identity["files"] = {path.relative_to(folder).as_posix(): _file_sha256(path) for path in files}
+        identity["files"] = {path.relative_to(folder).as_posix(): _content_sha256(path) for path in files}
         settings = {} if parts else settings_of(folder)
         identity |= {"settings": settings} if settings else {}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -161,6 +162,21 @@ def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 _REMEMBER_ABOVE = 1 << 20  # bytes: below, hashing is cheaper than looking the hash up
+
+
+SAVED_FROM = ("_name_or_path", "_diffusers_version", "transformers_version")
+"""Keys by which diffusers and transformers tell where a configuration came from; the model does not depend on them."""
+
+
+def _content_sha256(path: Path) -> str:
+    if path.name != "config.json":
+        return _file_sha256(path)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    told = {key: value for key, value in config.items() if key not in SAVED_FROM}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _file_sha256(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 SYSTEMS = {
+    "base_text": "base, text alone",
     "base": "base",
     "cross": "SFT cross-pair",
     "in": "SFT in-pair",

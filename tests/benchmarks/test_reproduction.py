@@ -61,8 +61,15 @@ def test_the_page_is_what_the_committed_cells_give(tmp_path: Path) -> None:
 def test_a_change_of_a_setting_is_another_plan() -> None:
     made = plan.make_plan()
     changed = json.loads(json.dumps(made))
-    changed["cells"]["p20"]["switching"]["params"]["video_probability"] = 0.3
+    key = next(key for key in made["cells"]["p20"] if key.startswith("switching "))
+    changed["nodes"][key]["params"]["video_probability"] = 0.3
     assert plan.digest_of(changed) != made["digest"] == plan.digest_of(made)
+
+
+def test_a_default_that_a_pipeline_leaves_alone_is_in_the_plan() -> None:
+    made = plan.make_plan()
+    trainings = [node for key, node in made["nodes"].items() if key.startswith("switching ")]
+    assert all("weight_decay" in node["params"] for node in trainings)
 
 
 def test_a_claim_holds_where_interval_and_every_seed_say_so() -> None:

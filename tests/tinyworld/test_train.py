@@ -149,6 +149,7 @@ def test_an_exported_base_loads_like_any_diffusers_folder(
     trainer = base.Trainer(tmp_path / "work", recipe(1), small_codec, stock)
     list(trainer.run())
     trainer.export(tmp_path / "out")
+    assert str(tmp_path) not in (tmp_path / "out" / "transformer" / "config.json").read_text()
     backbone = base.open_base(tmp_path / "out")
     assert backbone.latent_shape(9, 24, 24) == (48, 3, 6, 6)
     assert backbone.encode_text(["a toy star moves left over grass"]).shape == (1, text.LENGTH, 64)

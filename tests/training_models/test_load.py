@@ -58,8 +58,14 @@ def test_the_digest_of_parts_follows_these_parts_alone(folder: Path, tmp_path: P
     weights.write_bytes(weights.read_bytes() + b"other weights")
     assert backbone_digest(spec, parts) == before
     config = moved / "transformer" / "config.json"
-    config.write_text(config.read_text() + " ")
+    told = json.loads(config.read_text())
+    config.write_text(json.dumps({**told, "_name_or_path": "/somewhere/else", "_diffusers_version": "0.0.1"}))
+    assert backbone_digest(spec, parts) == before
+    config.write_text(json.dumps({**told, "num_layers": told["num_layers"] + 1}))
     assert backbone_digest(spec, parts) != before
+    config.write_text("{")
+    with pytest.raises(ValueError, match=r"config.json cannot be read: "):
+        backbone_digest(spec, parts)
 
 
 def test_a_folder_of_another_known_family_says_which(tmp_path: Path) -> None:

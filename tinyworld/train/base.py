@@ -106,6 +106,13 @@ def open_base(folder: Path, device: str = "cpu") -> CogVideoX:
     return backbone
 
 
+def _forget_origin(config: Path) -> None:
+    """diffusers writes down which folder a model was read from: a path of the machine that trained it."""
+    told = json.loads(config.read_text(encoding="utf-8"))
+    told.pop("_name_or_path", None)
+    config.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class Batch:
     """One step's data: latents (B, C, 3, 6, 6), the subject's share of each (B, 1, 3, 6, 6), prompts, and stills (B, 1, C, 6, 6)."""
@@ -243,6 +250,7 @@ class Trainer:
         self.backbone.transformer.save_pretrained(out / "transformer")
         self.backbone.text_encoder.save_pretrained(out / "text_encoder")
         self._put(trained)
+        _forget_origin(out / "transformer" / "config.json")
 
     def _put(self, values: list[Tensor]) -> None:
         with torch.no_grad():
