@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.reproduction import results
+from benchmarks.reproduction import latency, results
 from benchmarks.reproduction.cells import CELLS, FILMS, QUESTIONS, STEPS, ordered
 from benchmarks.reproduction.hypotheses import AGREEMENTS, HYPOTHESES, Found, Marks, judge, judge_agreement, values
 from benchmarks.reproduction.plan import FOLDER
@@ -56,7 +56,7 @@ def write(plan: str, folder: Path = FOLDER) -> Path:
             _verdicts(found),
             _looked_into(folder),
             _systems(pooled),
-            "\n\n".join(plots),
+            "\n\n".join(filter(None, [latency.told(), *plots])),
             _notes(cells),
         ]
     )
