@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any, cast
+from typing import cast
 
 import torch
 
 from benchmarks import measured
-from benchmarks.reproduction.cells import SAMPLING, STATIC
+from benchmarks.reproduction.cells import BY_NAME
 from benchmarks.training.guidance import compare
-from models import embedded
 from models.compat import prepare
-from pipelines.exam import EXAM_FRAMES, EXAM_SIDE, QUESTIONS_AT_ONCE
-from stages.training.params import BackboneParams, GuidanceParams, SamplingParams
+from pipelines.config import load
+from pipelines.exam import EXAM_FRAMES, EXAM_SIDE, QUESTIONS_AT_ONCE, ExamParams
 
 NAME = "reproduction_guidance"
 
@@ -28,14 +27,12 @@ def measure(repeats: int) -> dict[str, dict[str, float]]:
 
     prepare()
     torch.set_num_threads(1)
-    backbone = load_backbone(BackboneParams(weights=embedded.NAME).spec())
-    sampling = cast(dict[str, Any], SAMPLING)
-    ways = {
-        "static": GuidanceParams.model_validate(STATIC).build(),
-        "dynamic": SamplingParams.model_validate(sampling).guidance.build(),
-    }
+    exams = load(BY_NAME["guidance"].pipeline, None, (), {}, elsewhere=True).params
+    static, dynamic = (cast(ExamParams, exams[f"exam_{way}"]) for way in ("static", "dynamic"))
+    backbone = load_backbone(static.backbone.spec())
+    ways = {"static": static.sampling.guidance.build(), "dynamic": dynamic.sampling.guidance.build()}
     shape = backbone.latent_shape(EXAM_FRAMES, EXAM_SIDE, EXAM_SIDE)
-    return compare(backbone, ways, shape, QUESTIONS_AT_ONCE, sampling["steps"], repeats)
+    return compare(backbone, ways, shape, QUESTIONS_AT_ONCE, static.sampling.steps, repeats)
 
 
 def told() -> str:

@@ -11,6 +11,7 @@ from benchmarks.reproduction.cells import CELLS, FILMS, WORLD, ordered
 from benchmarks.reproduction.hypotheses import AGREEMENTS, HYPOTHESES, SETTLED
 from models import embedded
 from models.backbones.load import BackboneSpec, backbone_digest
+from pipelines.config import load
 from tinyworld.train.cards import difficulty_sha256, file_sha256
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "docs" / "reproduction"
@@ -43,15 +44,16 @@ def make_plan() -> dict[str, Any]:
 def _pipelines() -> dict[str, Any]:
     """``cells``: each cell's nodes by their keys in ``nodes``, where a node that many cells share stands once.
 
-    A node has all its parameters, those left at their defaults too.
+    A node has all its parameters as ``fulcrum run`` resolves them, those left at their defaults too.
     """
     nodes: dict[str, Any] = {}
     cells: dict[str, list[str]] = {}
     for cell in CELLS:
+        resolved = load(cell.pipeline, None, (), {}, elsewhere=True).params
         for node in cell.pipeline.nodes:
             told = {
                 "stage": f"{node.stage.name} {node.stage.version}",
-                "params": node.stage.params.model_validate(node.params).model_dump(mode="json"),
+                "params": resolved[node.name].model_dump(mode="json"),
                 "inputs": {name: str(source) for name, source in sorted(node.inputs.items())},
             }
             key = f"{node.name} {digest_of(told)[:8]}"

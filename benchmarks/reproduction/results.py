@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pyarrow.dataset import dataset
+
 from benchmarks.measured import machine
 from benchmarks.reproduction.cells import BY_NAME, Cell
 from benchmarks.reproduction.hypotheses import Marks
@@ -49,6 +51,7 @@ def write(
         "stage_s": {
             name: round(stage["seconds"], 1) for name, stage in by_name.items() if stage["state"] == "SUCCEEDED"
         },
+        "clips": dataset(by_name["export"]["outputs"]["subset"]).count_rows(),
         "adapters": {name: adapter_digest(path) for name, path in sorted(adapters.items())},
         "gradients": _gradients(adapters["adapter"]) if cell.switched else None,
         "systems": systems,

@@ -92,14 +92,6 @@ class ScheduleParams(Params):
     )
     table: tuple[tuple[float, float], ...] = ()
 
-    @model_validator(mode="after")
-    def _no_change_without_a_kind(self) -> Self:
-        fields = type(self).model_fields
-        vain = [name for name in ("end", "at", "table") if getattr(self, name) != fields[name].default]
-        if self.kind == "constant" and vain:
-            raise ValueError(f"a constant guidance has no {', '.join(vain)}; say kind: step, linear, cosine or table")
-        return self
-
 
 class GuidanceParams(Params):
     """Time-dependent guidance. The default is HuMo's released one (papers, A9): text 5 while t > 0.98, then both 3."""

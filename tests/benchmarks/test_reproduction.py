@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.reproduction import page, plan, results, run
@@ -131,6 +133,9 @@ def fake_run(folder: Path, cell_name: str) -> list[dict[str, Any]]:
     ]
     (adapter / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"step": 121, "loss": 1.0}]))
     stages.append({"name": "switching", "state": "SUCCEEDED", "seconds": 61.0, "outputs": {"adapter": str(adapter)}})
+    (folder / "subset").mkdir()
+    pq.write_table(pa.table({"clip_id": ["a", "b", "c"]}), folder / "subset" / "part.parquet")
+    stages.append({"name": "export", "state": "CACHED", "seconds": 0.1, "outputs": {"subset": str(folder / "subset")}})
     for exam in cell.exams:
         (folder / exam).mkdir()
         answers = [dict.fromkeys(MARKS, 0.123456) for _ in range(QUESTIONS)]
@@ -147,10 +152,11 @@ def test_a_finished_cell_is_small_and_counts_for_its_plan_alone(tmp_path: Path) 
     assert found["systems"]["p20"]["identity"] == [0.1235] * QUESTIONS
     assert found["gradients"] == [[0, 0.1, 1.0, 2.0], [120, 0.1, 1.0, 2.0]]
     assert found["stage_s"] == {"switching": 61.0, "exam": 9.0}
+    assert found["clips"] == 3
     assert results.load("another", tmp_path / "out") == []
     text = page.write("digest", tmp_path / "out").read_text()
     assert "1 of 30 cells" in text
-    assert "| p20 | 0.12" in text
+    assert f"| p20 | {QUESTIONS} | 0.12" in text
 
 
 def test_missing_cells_run_in_order_until_the_minutes_are_spent(
