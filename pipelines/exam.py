@@ -118,10 +118,11 @@ class Examinee:
 
 @dataclass(frozen=True)
 class Answers:
-    """By system: a mark per question, and the first clips, raw (N, 9, 24, 24, 3) uint8."""
+    """By system: a mark per question, and the first clips, raw (N, 9, 24, 24, 3) uint8. ``recipe`` made them."""
 
     marks: Mapping[str, list[dict[str, float]]]
     clips: Mapping[str, bytes]
+    recipe: str
 
 
 def models_of(params: ExamParams) -> Mapping[str, str]:
@@ -147,9 +148,10 @@ def answer(ctx: Context, params: ExamParams, stacks: Mapping[str, Sequence[str]]
             key = content_key(start, stop, [digests[name] for name in stack], *(() if part.references else ("text",)))
             items.append(Item(key, f"{system}/{start}", part))
     recipe = {**models, **params.model_dump(mode="json", include={"sampling", "reference_token"})}
+    group = Group("answers", ctx.recipe("answers", "1", recipe))
     work = run_items(
         ctx,
-        group=Group("answers", ctx.recipe("answers", "1", recipe)),
+        group=group,
         items=items,
         make=Examinee,
         init={
@@ -171,7 +173,7 @@ def answer(ctx: Context, params: ExamParams, stacks: Mapping[str, Sequence[str]]
     for item, row in zip(items, work.rows(ctx, names), strict=True):
         marks[item.payload.system] += json.loads(row["marks"])
         clips.setdefault(item.payload.system, row["clips"])
-    return Answers(marks, clips)
+    return Answers(marks, clips, group.recipe)
 
 
 @stage(
@@ -188,7 +190,7 @@ def exam(ctx: Context, params: ExamParams) -> None:
     stacks: dict[str, Sequence[str]] = {TEXT_ALONE: ()}
     stacks |= {name: stack for name, stack in STACKS.items() if all(ctx.has(part) for part in stack)}
     answers = answer(ctx, params, stacks)
-    ctx.write("metrics", METRICS.table([*ctx.table("metrics").to_pylist(), *_exam_rows(answers.marks)]))
+    ctx.write("metrics", METRICS.table([*ctx.table("metrics").to_pylist(), *_exam_rows(answers, models_of(params))]))
     write_answers(ctx.folder("exam"), answers)
 
 
@@ -219,12 +221,13 @@ def write_answers(folder: Path, answers: Answers) -> None:
     _write_sheet(folder / "answers.png", answers.clips)
 
 
-def _exam_rows(marks: Mapping[str, list[dict[str, float]]]) -> list[dict[str, object]]:
+def _exam_rows(answers: Answers, models: Mapping[str, str]) -> list[dict[str, object]]:
+    """Rows of METRICS: each mark of each system, its interval bootstrapped by question."""
     from models.metrics.bootstrap import bootstrap
     from tinyworld.exam import MEANINGS
 
     rows: list[dict[str, object]] = []
-    for system, mine in marks.items():
+    for system, mine in answers.marks.items():
         for key, (title, better, note) in MEANINGS.items():
             interval = bootstrap([m[key] for m in mine], [str(index) for index in range(len(mine))])
             rows.append(
@@ -238,6 +241,7 @@ def _exam_rows(marks: Mapping[str, list[dict[str, float]]]) -> list[dict[str, ob
                     "coverage": interval.n / len(mine),
                     "better": better,
                     "note": note,
+                    "source": json.dumps({"metric": f"exam/{key}", "models": models, "recipe": answers.recipe}),
                 }
             )
     return rows

@@ -14,7 +14,8 @@ def held_back(mine: Mapping[str, Row], base: Mapping[str, Row], gates: Mapping[s
     """Why the gates hold an adapter back, as sentences; empty when they let it pass.
 
     ``mine`` and ``base`` are rows of METRICS by metric; ``gates`` the most by which each metric may be worse, in its own unit
-    and its own direction. What cannot be told holds back too: a gate that nobody measured is no gate.
+    and its own direction. What cannot be told holds back too: a gate that nobody measured is no gate, and a mean over fewer of
+    the videos asked for than the base's would be better for every bad one that failed.
     """
     found = []
     for metric, most in gates.items():
@@ -29,6 +30,11 @@ def held_back(mine: Mapping[str, Row], base: Mapping[str, Row], gates: Mapping[s
             found.append(f"{metric} was measured with random weights; set the models it needs")
         elif new["better"] not in ("higher", "lower"):
             found.append(f"{metric} has no better side, so no gate can hold it")
+        elif new["coverage"] < old["coverage"]:
+            found.append(
+                f"{metric} could be measured for {new['coverage']:.0%} of the videos against the base's {old['coverage']:.0%}; "
+                "make those that failed, and evaluate again"
+            )
         else:
             worse = (old["value"] - new["value"]) * (1.0 if new["better"] == "higher" else -1.0)
             if worse > most:

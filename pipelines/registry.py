@@ -132,7 +132,8 @@ def make_champion(tracker: Tracker, model: str, accept_regression: bool = False)
 def regressions(candidate: Mapping[str, Mapping[str, Any]], champion: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The metrics in which the candidate is clearly worse, as sentences: its whole interval beyond the champion's.
 
-    Where there is no interval (one prompt), the value stands for it. Numbers that mean nothing are left out.
+    Where there is no interval (one prompt), the value stands for it. Numbers that mean nothing are left out. A smaller share of
+    the videos that could be measured is worse too: those that failed are in no mean.
     """
     found = []
     for metric, old in champion.items():
@@ -141,6 +142,8 @@ def regressions(candidate: Mapping[str, Mapping[str, Any]], champion: Mapping[st
             continue
         if new is None or new["value"] is None:
             found.append(f"{metric} was {_said(old)} and is not measured any more")
+        elif new["coverage"] < old["coverage"]:
+            found.append(f"{metric} covers {new['coverage']:.0%} of the videos asked for, {old['coverage']:.0%} before")
         elif _worse(new, old):
             found.append(f"{metric} {_said(new)} against {_said(old)}")
     return found
@@ -175,7 +178,7 @@ def _said(row: Mapping[str, Any]) -> str:
 
 
 def _number(row: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: row[key] for key in ("value", "low", "high", "n", "better")}
+    kept = {key: row[key] for key in ("value", "low", "high", "n", "coverage", "better")}
     return {**kept, "meaningless": bool(row["note"] and MEANINGLESS in row["note"])}
 
 

@@ -1,8 +1,9 @@
 """Aesthetic: how beautiful a linear head on CLIP finds the frames.
 
-Source: VBench ``aesthetic_quality``: LAION's predictor on unit CLIP ViT-L/14 embeddings, divided by 10, mean over frames. The
-CLIP model and head are the configured ones. Range about 0..1, higher is better. Known failure: likes vivid, centred,
-shallow-focus pictures whatever was asked for; meaningless with random weights, which the table then says.
+Source: VBench ``aesthetic_quality``: LAION's predictor on unit CLIP ViT-L/14 embeddings, divided by 10, mean over frames: 8
+of them here, all in VBench. The CLIP model and head are the configured ones. Range about 0..1, higher is better. Known
+failure: likes vivid, centred, shallow-focus pictures whatever was asked for; meaningless with random weights, which the
+table then says.
 """
 
 from __future__ import annotations

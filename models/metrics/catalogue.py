@@ -40,7 +40,7 @@ METRICS: dict[str, MetricInfo] = {
         MetricInfo("clip_i", "CLIP-I", clip_i, "higher", "1", _CLIP, "identity"),
         MetricInfo("face_similarity", "Face similarity", face_similarity, "higher", "1", _FACES, "identity"),
         MetricInfo("face_rate", "Face rate", face_rate, "higher", "1", _FACES, "identity"),
-        MetricInfo("copy_paste", "Copy-paste", copy_paste, "lower", "2", _SUBJECT, "identity"),
+        MetricInfo("copy_paste", "Copy-paste", copy_paste, "lower", "3", _SUBJECT, "identity"),
         MetricInfo("clip_t", "CLIP-T", clip_t, "higher", "1", _CLIP, "prompt"),
         MetricInfo("dynamic_degree", "Dynamic degree", dynamic_degree, "higher", "1", frozenset({"flow"}), "motion"),
         MetricInfo("dynamic_degree_dis", "Dynamic degree (DIS)", dynamic_degree_dis, "higher", "1", group="motion"),

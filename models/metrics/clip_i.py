@@ -1,8 +1,8 @@
 """CLIP-I: does the video look like the reference?
 
 Source: DreamBooth (CVPR 2023): cosine of CLIP image embeddings of each frame and each reference, averaged. Range -1..1
-(papers print it x100), higher is better. Whole pictures, so a copied background raises it: read it beside copy_paste.
-Meaningless with random weights, which the table then says.
+(papers print it x100), higher is better. Known failure: it sees whole pictures, so a copied background raises it (read it beside
+copy_paste). Meaningless with random weights, which the table then says.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Ours; OpenS2V (arXiv 2505.20292) names the failure: a model that pastes the whol
 the prompt. Background = what lies outside the subject's mask grown by 5% of the picture. Value = max(0, identity cosine of
 the subjects) x max(0, identity cosine of the backgrounds), both by the identity encoder, averaged over frames. Range 0..1,
 lower is better. None when the reference has no background worth the name (under 15% of the picture, or flat: a cut-out
-on white cannot be pasted). Known failure: two scenes of the same colours look copied.
+on white cannot be pasted), or when no frame shows a subject before a background: a lost subject is no merit here, and
+the identity metrics count it as 0. Known failure: two scenes of the same colours look copied.
 """
 
 from __future__ import annotations
@@ -41,11 +42,10 @@ def copy_paste(video_FHWC: U8, prompt: str, references: Sequence[Reference], too
         mask = None if region is None else region.mask
         background = None if mask is None else background_of(video_FHWC[index], mask)
         if mask is None or background is None:
-            values.append(0.0)
             continue
         subject, scene = _describe(tools.identity, video_FHWC[index], mask, background)
         values.append(max(max(0.0, float(subject @ s)) * max(0.0, float(scene @ b)) for s, b in wanted))
-    return float(np.mean(values))
+    return float(np.mean(values)) if values else None
 
 
 def background_of(picture_HWC: U8, mask_HW: U8) -> U8 | None:

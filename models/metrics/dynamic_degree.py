@@ -3,8 +3,8 @@
 Source: VBench ``dynamic_degree`` (CVPR 2024): at about 8 frames a second, the mean of the largest 5% of RAFT's flow
 magnitudes of each pair of frames; a pair moves above 6 px at a shorter side of 256 (at other sizes in proportion), and the
 video is dynamic when at least round(4 n / 16) of its n frames' pairs do. VBench's weights are raft-things, which torchvision
-ships as ``raft_large`` C_T_V1. Value 0 or 1, and its mean over videos is the share of dynamic ones. Higher is not better
-without end: flicker, camera shake and a scene falling apart count as motion.
+ships as ``raft_large`` C_T_V1. Value 0 or 1, and its mean over videos is the share of dynamic ones. Known failure:
+higher is not better without end, for flicker, camera shake and a scene falling apart count as motion.
 """
 
 from __future__ import annotations

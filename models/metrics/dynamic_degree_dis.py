@@ -2,8 +2,8 @@
 
 Source: VBench ``dynamic_degree``, as ``dynamic_degree`` computes it, with DIS optical flow at a shorter side of at most
 256 px in the place of RAFT. DIS measures smaller magnitudes on blur and small objects, so the name is apart. Value 0 or 1,
-and its mean over videos is the share of dynamic ones; higher is not better without end: flicker and camera shake count as
-motion.
+and its mean over videos is the share of dynamic ones. Known failure: higher is not better without end, for flicker and
+camera shake count as motion.
 """
 
 from __future__ import annotations

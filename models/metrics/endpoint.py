@@ -3,6 +3,8 @@
 One POST per video: ``{"prompt", "fps", "frames": [PNG as base64, ...], "references": [PNG as base64, ...]}``; the answer is
 ``{"scores": {name: number}}``. Frames are taken at 2 a second, as VideoReward (VideoAlign, arXiv 2501.13918) reads them. A
 score is the server's own: state whether it is normalised (VideoReward's ``use_norm`` moves TA from about 3 to about 0).
+Range: the server's; higher is taken for better. Known failure: a judge likes what it was trained on, and its numbers are those
+of one version of it alone.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Source: Crete, Dolmiere, Ladret and Nicolas, "The blur effect" (SPIE 2007): blur the luma along an axis with a box of 9
 and see how much of its neighbour-to-neighbour variation is lost; a blurred picture loses little. Here sharpness =
-1 - blur, the blurrier axis deciding. Range 0..1, higher is sharper; 0 for a flat picture. Ours, not MUSIQ: it
-knows nothing of noise (which it takes for sharpness), exposure or beauty. Text and hard edges raise it.
+1 - blur, the blurrier axis deciding. Range 0..1, higher is sharper; 0 for a flat picture. Known
+failure: it takes noise for sharpness, text and hard edges raise it, and of exposure or beauty it knows nothing.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Subject consistency: does the subject stay itself over time, by DINO?
 
 Source: VBench ``subject_consistency`` (CVPR 2024): DINO embeddings of all frames; for each after the first, the mean of
-max(0, cosine with the first) and max(0, cosine with the one before), averaged. VBench's numbers are those of DINO ViT-B/16;
-the model here is the configured one. Range 0..1, higher is better; 1 for a still picture. Known failure: it knows of no
-reference, sees the whole picture, and pays for standing still, so it is read beside dynamic degree.
+max(0, cosine with the first) and max(0, cosine with the one before), averaged. VBench's numbers are those of DINO ViT-B/16 on
+whole frames; the model here is the configured one, which sees the middle square of a frame (``dino.py``), so on wide videos
+they are near but not the same. Range 0..1, higher is better; 1 for a still picture. Known failure: it knows of no reference,
+looks at the background as at the subject, misses what happens at the sides of a wide picture, and pays for standing still,
+so it is read beside dynamic degree.
 """
 
 from __future__ import annotations

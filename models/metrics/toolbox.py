@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from models.metrics.catalogue import METRICS
 from models.metrics.dino import CachedEncoder, DinoEncoder, dino_digest
 from models.metrics.endpoint import Endpoint, EndpointSpec
+from models.metrics.film import Film, FilmSpec
 from models.metrics.plugins import named, plugin_class
 from models.metrics.raft import Raft, raft_digest
 from models.metrics.tools import CachedTower, MetricInfo, Tools
@@ -18,13 +19,14 @@ from models.subjects.propose import EmbeddedGrounder, GrabCutSegmenter
 
 @dataclass(frozen=True)
 class ToolSpec:
-    """``clip``: the CLIP model and aesthetic head. ``dino``: a folder. ``raft``: a weights file. The others are plug-ins,
-    ``package.module:Class``. Null leaves the metrics that need it unmeasured.
+    """``clip``: the CLIP model and aesthetic head. ``dino``: a folder. ``raft``: a weights file. ``film``: an interpolator's. The
+    others are plug-ins, ``package.module:Class``. Null leaves the metrics that need it unmeasured.
     """
 
     clip: EncoderSpec | None = None
     dino: str | None = None
     raft: str | None = None
+    film: FilmSpec | None = None
     interpolator: str | None = None
     quality: str | None = None
     faces: str | None = None
@@ -43,6 +45,8 @@ class ToolSpec:
             found["dino"] = dino_digest(self.dino)
         if self.raft is not None:
             found["raft"] = raft_digest(self.raft)
+        if self.film is not None:
+            found["interpolator"] = f"film {self.film.digest()}"
         for what in ("interpolator", "quality", "faces"):
             spec = getattr(self, what)
             if spec is not None:
@@ -58,6 +62,7 @@ class ToolSpec:
         unused = {
             "dino": "dino",
             "raft": "flow",
+            "film": "interpolator",
             "interpolator": "interpolator",
             "quality": "quality",
             "faces": "faces",
@@ -71,7 +76,7 @@ class ToolSpec:
         head = None if self.clip is None else self.clip.aesthetic_head
         settings = {
             "clip": (self.clip, "clip"), "aesthetic": (head, "clip.aesthetic_head"), "dino": (self.dino, "dino"),
-            "flow": (self.raft, "raft"), "interpolator": (self.interpolator, "interpolator"), "quality": (self.quality, "quality"),
+            "flow": (self.raft, "raft"), "interpolator": (self.film or self.interpolator, "film"), "quality": (self.quality, "quality"),
             "faces": (self.faces, "faces"),
         }  # fmt: skip
         return {field: setting for field, (value, setting) in settings.items() if value is None}
@@ -89,6 +94,10 @@ class Toolbox:
         clip = spec.clip
         self._tower = None if clip is None else ClipTower(clip)
         self._dino = None if spec.dino is None else DinoEncoder(spec.dino)
+        if self._tower or self._dino or spec.raft or spec.film:
+            import torch
+
+            torch.set_num_threads(1)  # sums in another order are other numbers: they must not hang on a machine's cores
         self.metrics = {**METRICS, **endpoint_metrics(spec)}
         self.tools = Tools(
             aesthetic=load_head(clip.aesthetic_head) if clip is not None and clip.aesthetic_head else None,
@@ -102,6 +111,8 @@ class Toolbox:
                 if getattr(spec, what) is not None
             },
         )
+        if spec.film is not None:
+            self.tools = replace(self.tools, interpolator=Film(spec.film))
 
     def metric(self, key: str) -> MetricInfo:
         return metric_info(key, self.metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -143,10 +143,12 @@ def _put_page(store: Store, record: RunRecord, out: Path) -> None:
     if "report" not in outputs:
         raise ConfigError([f"run {record.run_id} has no report; its pipeline ends before one"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    if store.is_local:
-        shutil.copyfile(Path(outputs["report"].removeprefix("file://")) / "index.html", out)
-        return
-    out.write_bytes(store.read(f"{below(outputs['report'])}/index.html"))
+    out.write_text(_alone(store.read(f"{below(outputs['report'])}/index.html").decode()), encoding="utf-8")
+
+
+def _alone(page: str) -> str:
+    """The page without its links to pages that stay beside it in the store."""
+    return re.sub(r'<a href="pairs\.html">(.*?)</a>', r"\1 on the page in the store", page, flags=re.DOTALL)
 
 
 def _print(store: Store, record: RunRecord, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,18 @@ def evaluate(ctx: Context, params: EvaluateParams) -> None:
     ctx.write("metrics", METRICS.table(metrics))
     ctx.write("measurements", MEASUREMENTS.table(_measured(samples, values, params, broken, digests)))
     ctx.write("comparisons", COMPARISONS.table(compare(samples, values, params)))
-    for row in metrics:
-        if row["value"] is not None:
-            ctx.metric(f"{row['system']}/{row['metric']}", float(str(row["value"])))
-            ctx.metric(f"{row['system']}/{row['metric']}/coverage", float(str(row["coverage"])))
+    _track(ctx, metrics)
     ctx.ledger([_ledger(row["record_id"], broken.get(row["record_id"]), work) for row in samples])
+
+
+def _track(ctx: Context, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Every row of METRICS for MLflow: the value, its interval, n and coverage. What nobody measured shows as coverage 0."""
+    for row in metrics:
+        name = f"{row['system']}/{row['metric']}"
+        told = {name: row["value"], **{f"{name}/{key}": row[key] for key in ("low", "high", "n", "coverage")}}
+        for key, value in told.items():
+            if value is not None:
+                ctx.metric(key, float(value))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def distances(
         raise StageError(
             f"evaluate.fvd.real: {len(true)} of {len(real)} videos of {params.real} could be encoded; two are needed"
         )
+    told = {"metric": f"{KEY}/1", "models": {"encoder": name}, "recipe": group.recipe}
+    source = json.dumps({**told, "samples": ctx.digest("samples")[0]}, sort_keys=True)
     rows: list[dict[str, object]] = []
     for system in dict.fromkeys(s["system"] for s in samples):
         mine = [s["record_id"] for s in samples if s["system"] == system]
@@ -63,5 +66,5 @@ def distances(
         value = frechet_distance(np.stack(seen), np.stack(true)) if len(seen) > 1 else None
         note = caveats(name, len(seen), len(true), len(true[0])) if value is not None else "fewer than two videos"
         row = {"system": system, "metric": KEY, "value": value, "n": len(seen), "coverage": len(seen) / len(mine)}
-        rows.append({**row, "low": None, "high": None, "better": "lower", "note": note})
+        rows.append({**row, "low": None, "high": None, "better": "lower", "note": note, "source": source})
     return rows

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from models.metrics.catalogue import METRICS
 from models.metrics.endpoint import EndpointSpec
+from models.metrics.film import FilmSpec
 from models.metrics.plugins import plugin_class
 from models.metrics.toolbox import ToolSpec, endpoint_metrics, metric_info
 from models.metrics.tools import MetricInfo
@@ -51,6 +52,15 @@ class EndpointParams(Params):
         return EndpointSpec(self.name, self.url, self.scores, self.timeout_s, token)
 
 
+class FilmParams(Params):
+    """FILM's weights as TorchScript, for motion smoothness; see ``models/metrics/film.py``."""
+
+    weights: str
+    sha256: str = Field(
+        pattern=r"^[0-9a-fA-F]{64}$", description="opening TorchScript runs what is in it, so it is pinned"
+    )
+
+
 class FvdParams(Params):
     """FVD against a folder of real videos, by a network of your own, ``package.module:Class``; see ``models/metrics/frechet.py``."""
 
@@ -76,14 +86,16 @@ def models_behind(key: str, info: MetricInfo, models: Mapping[str, str]) -> dict
 
 
 class EvaluateParams(Params):
-    """``dino``: folder of a DINO or DINOv2 model. ``raft``: weights of torchvision's raft_large. ``interpolator``, ``quality`` and
-    ``faces`` are models of your own, ``package.module:Class``; so may a metric be. docs/evaluation.md says what each needs.
+    """``dino``: folder of a DINO or DINOv2 model. ``raft``: weights of torchvision's raft_large. ``film``: weights of an
+    interpolator. ``interpolator``, ``quality`` and ``faces`` are models of your own, ``package.module:Class``; so may a metric
+    be. docs/evaluation.md says what each needs.
     """
 
     metrics: tuple[str, ...] = Field(tuple(METRICS), min_length=1, description="which metrics, in table order")
     clip: ClipParams | None = Field(ClipParams(), description="null leaves the CLIP metrics unmeasured")
     dino: str | None = None
     raft: str | None = None
+    film: FilmParams | None = None
     interpolator: str | None = None
     quality: str | None = None
     faces: str | None = None
@@ -108,6 +120,8 @@ class EvaluateParams(Params):
         names = [one.name for one in self.endpoints]
         if len(set(names)) < len(names):
             raise ValueError("two endpoints share a name")
+        if self.film is not None and self.interpolator is not None:
+            raise ValueError("film and interpolator are both set; there is one interpolator")
         return self
 
     def tools(self) -> ToolSpec:
@@ -115,6 +129,7 @@ class EvaluateParams(Params):
             clip=self.clip.spec() if self.clip else None,
             dino=self.dino,
             raft=self.raft,
+            film=FilmSpec(self.film.weights, self.film.sha256) if self.film else None,
             interpolator=self.interpolator,
             quality=self.quality,
             faces=self.faces,

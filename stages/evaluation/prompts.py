@@ -76,7 +76,7 @@ def _cell(row: Mapping[str, Any] | None, folder: Path | None) -> dict[str, Any]:
         video = media.webm(in_folder(folder, row["uri"]))
     except StageError as error:
         return {"missing": str(error)}
-    return {"video": video} if video else {"missing": "cannot be read"}
+    return {"video": video, "fps": media.frame_rate(video)} if video else {"missing": "cannot be read"}
 
 
 def _reference(uri: str, folder: Path | None) -> str | None:

@@ -62,7 +62,7 @@ def described(key: str) -> tuple[str, str, str]:
 
         return "FVD", "looks", inspect.cleandoc(frechet.__doc__ or "")
     if key not in METRICS:
-        return key, "own", "A metric of an endpoint or a module of the user's own."
+        return key, "own", "Not one of the catalogue's metrics. What measured it is told by its note and its source."
     module = sys.modules[METRICS[key].run.__module__]
     return METRICS[key].title, METRICS[key].group, inspect.cleandoc(module.__doc__ or "")
 

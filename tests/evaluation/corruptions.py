@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from models.metrics.interpolation import DisInterpolator
 from models.metrics.tools import Reference, Tools
 from models.subjects.descriptor import ClosedFormEncoder
 from models.subjects.frames import picture
+from models.subjects.prompts import plain
 from models.subjects.propose import EmbeddedGrounder, GrabCutSegmenter
 from models.subjects.protocols import F32, U8
 
@@ -20,10 +21,11 @@ FPS = 8.0
 
 @dataclass(frozen=True)
 class Clip:
-    """A video of 8 frames a second and the picture of its subject that it was made from."""
+    """A video of 8 frames a second, what it was asked by, and the picture of its subject."""
 
     video: U8
     reference: U8
+    prompt: str
 
 
 def rendered(seed: int, side: int = 112, frames: int = 9) -> Clip:
@@ -32,11 +34,21 @@ def rendered(seed: int, side: int = 112, frames: int = 9) -> Clip:
     from tinyworld.train.scenes import any_scene, render
 
     scene = any_scene(seed, None, "corruptions")
-    return Clip(render(scene, side, frames).video, crop_of(scene.actors[0].identity, (seed, "reference")))
+    subject, rest = scene.actors[0].identity.phrase, f"on {scene.backdrop.kind} {seed}"
+    video, crop = render(scene, side, frames).video, crop_of(scene.actors[0].identity, (seed, "reference"))
+    return Clip(video, crop, f"Ref 1: {subject}. Video: Ref 1[{subject}] {rest}")
 
 
-def _each(change: Callable[[U8], object]) -> Callable[[Clip, Clip], U8]:
-    return lambda clip, other: np.stack([np.asarray(change(frame), np.uint8) for frame in clip.video])
+Spoil = Callable[[Clip, Clip], Clip]
+"""From a clip and another one: the clip with something wrong."""
+
+
+def _video(change: Callable[[Clip, Clip], U8]) -> Spoil:
+    return lambda clip, other: replace(clip, video=change(clip, other))
+
+
+def _each(change: Callable[[U8], object]) -> Spoil:
+    return _video(lambda clip, other: np.stack([np.asarray(change(frame), np.uint8) for frame in clip.video]))
 
 
 def _noise(clip: Clip, other: Clip) -> U8:
@@ -69,19 +81,21 @@ def _compressed(frame: U8) -> U8:
     return np.asarray(cv2.imdecode(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 5])[1], cv2.IMREAD_COLOR))
 
 
-CORRUPTIONS: Mapping[str, Callable[[Clip, Clip], U8]] = {
+CORRUPTIONS: Mapping[str, Spoil] = {
     "blur": _each(lambda f: cv2.GaussianBlur(f, (0, 0), 3)),
-    "noise": _noise,
-    "compressed": _each(_compressed),
+    "noise": _video(_noise),
+    "jpeg": _each(_compressed),
     "dark": _each(lambda f: f * 0.04),
-    "freeze": lambda clip, other: np.repeat(clip.video[:1], len(clip.video), 0),
-    "shuffle": _shuffle,
-    "strobe": _strobe,
-    "reverse": lambda clip, other: clip.video[::-1].copy(),
-    "mirror": lambda clip, other: np.ascontiguousarray(clip.video[:, :, ::-1]),
-    "half size": _half,
-    "other video": lambda clip, other: other.video,
-    "pasted": _pasted,
+    "freeze": _video(lambda clip, other: np.repeat(clip.video[:1], len(clip.video), 0)),
+    "shuffle": _video(_shuffle),
+    "strobe": _video(_strobe),
+    "reverse": _video(lambda clip, other: clip.video[::-1].copy()),
+    "mirror": _video(lambda clip, other: np.ascontiguousarray(clip.video[:, :, ::-1])),
+    "half": _video(_half),
+    "other": _video(lambda clip, other: other.video),
+    "pasted": _video(_pasted),
+    "wrong prompt": lambda clip, other: replace(clip, prompt=other.prompt),
+    "wrong reference": lambda clip, other: replace(clip, reference=other.reference),
 }
 
 
@@ -97,13 +111,17 @@ class Layout:
 
 
 class LayoutClip:
-    """The same as an image tower; every text says the same."""
+    """The same as an image tower; it has read ``said``, the texts of some clips, and every other text says the same."""
+
+    def __init__(self, said: Mapping[str, U8] | None = None) -> None:
+        self.said = said or {}
 
     def images(self, pictures: Sequence[bytes]) -> F32:
         return Layout().encode([picture(p, "frame") for p in pictures])
 
     def texts(self, captions: Sequence[str]) -> F32:
-        return np.repeat(np.full((1, 192), 192**-0.5, np.float32), len(captions), 0)
+        unknown = np.full(192, 192**-0.5, np.float32)
+        return np.stack([Layout().encode([self.said[c]])[0] if c in self.said else unknown for c in captions])
 
 
 class DisFlow:
@@ -118,6 +136,15 @@ class DisFlow:
         return Flow()(*gray)
 
 
+class LayoutFaces:
+    """Every picture that is not dark is a face, and its colours say whose."""
+
+    name = "layout/1"
+
+    def largest(self, picture_HWC: U8) -> F32 | None:
+        return Layout().encode([picture_HWC])[0] if picture_HWC.mean() > 16 else None
+
+
 class Contrast:
     """A quality model: the contrast of the Laplacian, up to 100."""
 
@@ -127,11 +154,11 @@ class Contrast:
         return min(100.0, float(cv2.Laplacian(cv2.cvtColor(picture_HWC, cv2.COLOR_RGB2GRAY), cv2.CV_32F).std()))
 
 
-def tools() -> Tools:
-    """All tools, with stand-ins that need no weights where weights would be; faces are tested apart."""
+def tools(clips: Sequence[Clip] = ()) -> Tools:
+    """All tools, with stand-ins that need no weights where weights would be; CLIP's has read these clips' prompts."""
     return Tools(
         fps=FPS,
-        clip=LayoutClip(),
+        clip=LayoutClip({plain(clip.prompt): clip.video[0] for clip in clips}),
         aesthetic=lambda rows: 5.0 + rows[:, :1].ravel(),
         identity=ClosedFormEncoder(),
         grounder=EmbeddedGrounder(),
@@ -140,6 +167,7 @@ def tools() -> Tools:
         flow=DisFlow(),
         interpolator=DisInterpolator(),
         quality=Contrast(),
+        faces=LayoutFaces(),
         seen={},
     )
 
@@ -148,28 +176,31 @@ def reference_of(clip: Clip) -> list[Reference]:
     return [Reference(clip.reference)]
 
 
-# What each metric makes of each corruption: - must fall, + must rise, = must hold within the number, . may move.
+# What each metric makes of each corruption: - must fall, + must rise, = must hold within the number, . may move,
+# ? may move or not be tellable at all.
 # A + where something got worse is a known failure, and declared so that a reader of the table knows it.
 MATRIX = """
-                        within  blur noise compressed dark freeze shuffle strobe reverse mirror half_size other_video pasted
-subject_similarity      0.01    -    -     -          -    .      .       -      =       .      .         -           +
-dino_i                  0.01    .    .     .          .    .      .       .      =       .      .         .           +
-dino_i_masked           0.01    .    .     .          -    .      .       .      =       .      .         -           +
-clip_i                  0.01    .    .     .          .    .      .       .      =       .      .         .           +
-copy_paste              0.02    =    =     .          .    =      =       =      =       =      =         .           +
-clip_t                  0.01    .    .     .          .    .      .       .      =       .      .         .           .
-dynamic_degree          0       .    .     .          .    -      =       .      =       =      .         .           -
-dynamic_degree_dis      0       .    .     .          .    -      =       .      =       =      .         .           -
-motion_smoothness       0.002   +    -     -          +    +      -       -      =       =      .         .           +
-motion_smoothness_dis   0.002   +    -     -          +    +      -       -      =       =      .         .           +
-temporal_flicker        0.005   +    -     .          +    +      -       -      =       =      =         .           +
-subject_consistency     0.01    .    .     .          .    +      -       .      =       =      .         .           +
-background_consistency  0.01    .    .     .          .    +      -       .      =       =      .         .           +
-aesthetic               0.01    .    .     .          .    .      .       .      =       .      .         .           .
-imaging_quality         0.002   -    .     .          -    .      =       -      =       =      .         .           .
-technical_quality       0.02    -    -     -          -    =      =       .      =       =      .         .           .
-sharpness_crete         0.002   -    +     .          .    .      =       .      =       =      .         .           .
-exposure                0.01    =    =     =          -    =      =       =      =       =      =         .           .
+                        within blur noise jpeg dark freeze shuffle strobe reverse mirror half other pasted wrong_prompt wrong_reference
+subject_similarity      0.01   -    -     -    -    .      .       -      =       .      .    -     +      =            -
+dino_i                  0.01   .    .     .    .    .      .       .      =       .      .    .     +      =            .
+dino_i_masked           0.01   .    .     .    -    .      .       .      =       .      .    -     +      =            -
+clip_i                  0.01   .    .     .    .    .      .       .      =       .      .    .     +      =            .
+face_similarity         0.01   .    .     .    -    .      =       .      =       .      .    .     +      =            .
+face_rate               0      =    =     =    -    =      =       =      =       =      =    =     =      =            =
+copy_paste              0.02   =    =     .    ?    =      =       =      =       =      =    .     +      =            ?
+clip_t                  0.01   .    .     .    .    .      .       .      =       .      .    .     .      -            =
+dynamic_degree          0      .    .     .    .    -      =       .      =       =      .    .     -      =            =
+dynamic_degree_dis      0      .    .     .    .    -      =       .      =       =      .    .     -      =            =
+motion_smoothness       0.002  +    -     -    +    +      -       -      =       =      .    .     +      =            =
+motion_smoothness_dis   0.002  +    -     -    +    +      -       -      =       =      .    .     +      =            =
+temporal_flicker        0.005  +    -     .    +    +      -       -      =       =      =    .     +      =            =
+subject_consistency     0.01   .    .     .    .    +      -       .      =       =      .    .     +      =            =
+background_consistency  0.01   .    .     .    .    +      -       .      =       =      .    .     +      =            =
+aesthetic               0.01   .    .     .    .    .      .       .      =       .      .    .     .      =            =
+imaging_quality         0.002  -    .     .    -    .      =       -      =       =      .    .     .      =            =
+technical_quality       0.02   -    -     -    -    =      =       .      =       =      .    .     .      =            =
+sharpness_crete         0.002  -    +     .    .    .      =       .      =       =      .    .     .      =            =
+exposure                0.01   =    =     =    -    =      =       =      =       =      =    .     .      =            =
 """
 
 

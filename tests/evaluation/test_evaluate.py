@@ -84,6 +84,15 @@ def test_a_failed_sample_and_a_broken_file_lower_the_coverage(done: tuple[Any, A
     assert any("base1.webm" in (r["error_message"] or "") for r in done[3].ledger_rows)
 
 
+def test_mlflow_gets_the_tables_numbers_with_interval_n_and_coverage(done: tuple[Any, Any, Any, LocalContext]) -> None:
+    told = {key: value for (key, _), value in done[3].metrics_seen.items()}
+    for (system, metric), row in cells(done[3]).items():
+        for key in ("value", "low", "high", "n", "coverage"):
+            name = f"{system}/{metric}" if key == "value" else f"{system}/{metric}/{key}"
+            assert told.get(name) == (None if row[key] is None else pytest.approx(row[key])), name
+    assert told["base/temporal_flicker/coverage"] == 0.5
+
+
 def test_the_still_system_is_flat_and_the_moving_one_moves(done: tuple[Any, Any, Any, LocalContext]) -> None:
     table = cells(done[3])
     assert table["base", "dynamic_degree_dis"]["value"] == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import threading
@@ -17,8 +18,9 @@ import torch
 
 from models.metrics.catalogue import METRICS
 from models.metrics.dino import DinoEncoder
-from models.metrics.dynamic_degree import top_share
+from models.metrics.dynamic_degree import moves, top_share
 from models.metrics.endpoint import Endpoint, EndpointSpec
+from models.metrics.film import Film, FilmSpec
 from models.metrics.frechet import frechet_distance
 from models.metrics.raft import Raft
 from models.metrics.toolbox import Toolbox, ToolSpec, metric_info
@@ -117,6 +119,15 @@ def test_raft_takes_torchvisions_weights_and_keeps_the_picture_in_its_place(tmp_
     flow = Raft(str(tmp_path / "raft.pth")).flow(VIDEO[0], VIDEO[1])
     assert flow.shape == (40, 48, 2)
     assert np.isfinite(flow).all()
+    raft = Raft(str(tmp_path / "raft.pth"))
+    # A model that answers with each pixel's own place: what is cut off again is the border, and not the picture.
+    raft.model = lambda first, second, num_flow_updates: [
+        torch.stack(torch.meshgrid(*(torch.arange(n) for n in first.shape[2:]), indexing="ij"))[None].float()
+    ]
+    place = raft.flow(VIDEO[0], VIDEO[1])
+    top, left = (128 - 40) // 2, (128 - 48) // 2
+    assert place[0, 0].tolist() == [top, left]
+    assert place[-1, -1].tolist() == [top + 39, left + 47]
     (tmp_path / "other.pth").write_bytes(b"not weights")
     with pytest.raises(ValueError, match=r"other.pth: not the weights of torchvision's raft_large"):
         Raft(str(tmp_path / "other.pth"))
@@ -127,6 +138,43 @@ def test_the_top_share_is_the_mean_of_the_largest_twentieth() -> None:
     flow = np.zeros((10, 10, 2), np.float32)
     flow[..., 0] = np.arange(1, 101).reshape(10, 10)
     assert top_share(flow) == pytest.approx(9.8)
+
+
+@pytest.mark.parametrize(("movers", "verdict"), [(0, 0.0), (1, 0.0), (2, 1.0), (8, 1.0)])
+def test_two_of_the_eight_pairs_of_nine_frames_must_move(movers: int, verdict: float) -> None:
+    # VBench: round(4 x 9 / 16) = 2. A pair that moves by exactly 6 px at 256 does not move.
+    still, moving = 6.0 / 256, 6.1 / 256
+    assert moves([moving] * movers + [still] * (8 - movers)) == verdict
+
+
+class Between(torch.nn.Module):
+    """Stands in for FILM: its signature, and the mean of both pictures."""
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        assert first.shape[2] % 64 == 0, "FILM needs multiples of 64"
+        assert first.shape[3] % 64 == 0, "FILM needs multiples of 64"
+        return first + (second - first) * time[:, :, None, None]
+
+
+def test_film_is_pinned_padded_and_guesses_the_middle(tmp_path: Path) -> None:
+    weights = tmp_path / "film.pt"
+    torch.jit.script(Between()).save(str(weights))
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    film = Film(FilmSpec(str(weights), digest))
+    before, after = VIDEO[0], VIDEO[-1]
+    assert np.allclose(film.middle(before, after), (before.astype(np.float32) + after) / 2, atol=0.01)
+    tools = Toolbox(ToolSpec(film=FilmSpec(str(weights), digest))).for_video(8.0)
+    steady = np.repeat(VIDEO[:1], 3, 0)
+    steady[2] = 255 - steady[2]  # the middle of a picture and its negative is grey
+    grey = 1.0 - np.abs(steady[1].astype(np.float32) - 127.5).mean() / 255.0
+    assert METRICS["motion_smoothness"].run(steady, "", [], tools) == pytest.approx(grey, abs=1e-4)
+    with pytest.raises(ValueError, match="but 0000 was asked for"):
+        FilmSpec(str(weights), "0000").digest()
+    with pytest.raises(ValueError, match="there is no such file"):
+        FilmSpec(str(tmp_path / "none.pt"), digest).digest()
+    (tmp_path / "other.pt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not a TorchScript"):
+        Film(FilmSpec(str(tmp_path / "other.pt"), hashlib.sha256(b"nothing").hexdigest()))
 
 
 class Faces:

@@ -21,9 +21,15 @@ from stages.contract import StageError
 
 
 def number(
-    value: float, low: float | None, high: float | None, better: str = "higher", meaningless: bool = False
+    value: float,
+    low: float | None,
+    high: float | None,
+    better: str = "higher",
+    meaningless: bool = False,
+    coverage: float = 1.0,
 ) -> dict[str, Any]:
-    return {"value": value, "low": low, "high": high, "n": 4, "better": better, "meaningless": meaningless}
+    kept = {"value": value, "low": low, "high": high, "n": 4, "coverage": coverage}
+    return {**kept, "better": better, "meaningless": meaningless}
 
 
 def test_worse_is_an_interval_wholly_beyond_the_other() -> None:
@@ -35,12 +41,14 @@ def test_worse_is_an_interval_wholly_beyond_the_other() -> None:
     ]
     assert regressions({"b": old["b"]}, old) == ["a was 0.7 (0.6 to 0.8) and is not measured any more"]
     assert regressions({"a": number(0.5, None, None)}, {"a": number(0.6, None, None)}) == ["a 0.5 against 0.6"]
+    fewer = {"a": number(0.9, 0.85, 0.95, coverage=0.5)}
+    assert regressions(fewer, {"a": old["a"]}) == ["a covers 50% of the videos asked for, 100% before"]
     random = {"a": number(0.9, 0.9, 0.9, meaningless=True), "c": number(0.9, 0.9, 0.9, "neither")}
     assert regressions({"a": number(0.1, 0.1, 0.1), "c": number(0.1, 0.1, 0.1, "neither")}, random) == []
 
 
-def row(value: float | None, better: str = "higher", note: str | None = None) -> dict[str, Any]:
-    return {"value": value, "better": better, "note": note}
+def row(value: float | None, better: str = "higher", note: str | None = None, coverage: float = 1.0) -> dict[str, Any]:
+    return {"value": value, "better": better, "note": note, "coverage": coverage}
 
 
 def test_a_gate_holds_back_what_falls_further_below_the_base_than_it_allows() -> None:
@@ -62,6 +70,7 @@ def test_a_gate_that_nobody_can_tell_holds_back() -> None:
         ({"clip_t": row(0.3)}, {}, "which was not sampled"),
         ({"clip_t": row(0.3, note="the number means nothing")}, {"clip_t": row(0.3)}, "random weights"),
         ({"clip_t": row(0.3, "neither")}, {"clip_t": row(0.3)}, "no better side"),
+        ({"clip_t": row(0.9, coverage=0.5)}, {"clip_t": row(0.3)}, "50% of the videos against the base's 100%"),
     ):
         assert said in held_back(mine, base, {"clip_t": 1.0})[0]
 

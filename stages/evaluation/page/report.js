@@ -37,6 +37,10 @@ class Clock {
     });
   }
 
+  get rate() {
+    return Number(this.leader.dataset.fps) || 12;
+  }
+
   get leader() {
     return this.videos.reduce((a, b) => ((b.duration || 0) > (a.duration || 0) ? b : a));
   }
@@ -73,7 +77,7 @@ class Clock {
 
   step(frames) {
     this.set(false);
-    this.seek(Math.min(this.length, Math.max(0, this.leader.currentTime + frames / 12)));
+    this.seek(Math.min(this.length, Math.max(0, this.leader.currentTime + frames / this.rate)));
   }
 
   show(time) {
@@ -90,7 +94,7 @@ class Clock {
     } else {
       for (const video of this.videos) {
         // A frame at 12 a second: less is not seen, and correcting it would stutter.
-        if (video !== this.leader && now < video.duration && Math.abs(video.currentTime - now) > 1 / 12) video.currentTime = now;
+        if (video !== this.leader && now < video.duration && Math.abs(video.currentTime - now) > 1 / this.rate) video.currentTime = now;
       }
       this.show(now);
     }
