@@ -101,7 +101,7 @@ def _show(found: Said) -> None:
     if found.unknown:
         console.print(f"[yellow]{found.unknown} answers are about other videos and were left out[/]")
     if found.preferences:
-        table = _table("first", "against", "good", "same", "bad", "both bad", "GSB", "95%", "sign test p", words=2)
+        table = _table("first", "against", "good", "same", "bad", "both bad", "GSB", "95%", "sign-flip p", words=2)
         for one in found.preferences:
             table.add_row(
                 escape(title_of(one.a)), escape(title_of(one.b)), str(one.good), str(one.same), str(one.bad), str(one.both_bad),
@@ -117,11 +117,12 @@ def _show(found: Said) -> None:
             )
         console.print("\n[bold]ratings[/]")
         console.print(table)
-    known = [one for one in found.agreement if one.rho.value is not None]
-    if known:
+    if found.agreement:
+        from stages.evaluation.people_tables import pointed, ranked
+
         table = _table("metric", "with people's", "rho", "95%", "things", words=2)
-        for one_ in sorted(known, key=lambda a: (a.question, -(a.rho.value or 0.0))):
-            table.add_row(one_.metric, one_.question, *_estimate(one_.rho, 2), str(one_.rho.answers))
+        for one_ in ranked(found.agreement):
+            table.add_row(pointed(one_.metric), one_.question, *_estimate(one_.rho, 2), str(one_.rho.answers))
         console.print("\n[bold]metrics and people[/] [dim]Spearman's rank correlation, intervals by prompt[/]")
         console.print(table)
 

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from data_schemas.ids import short_hash
 from data_schemas.tables import DECISIONS
 from models.statistics.correlation import spearman
-from models.statistics.preference import gsb, sign_test
+from models.statistics.paired import sign_flip_test
+from models.statistics.preference import gsb
 from models.statistics.resample import Estimate, estimate, ratio
 from stages.contract import StageError
 from stages.subjects.locate import in_folder
@@ -126,7 +127,7 @@ class _Media:
 
 @dataclass(frozen=True)
 class Preference:
-    """What people said of one pair of systems. ``p`` is the sign test's over answers that prefer a side."""
+    """What people said of one pair of systems. ``p`` is the sign-flip test's over prompts, whose votes are not independent."""
 
     a: str
     b: str
@@ -226,7 +227,8 @@ def _preferences(votes: Mapping[tuple[str, int, str, str], list[str]], seed: int
         count = {v: np.array([float(by_prompt[p].count(v)) for p in sorted(by_prompt)]) for v in (*VOTES, "both_bad")}
         good, same, bad, both = (int(count[v].sum()) for v in ("a", "same", "b", "both_bad"))
         ratio_ = gsb(count["a"], count["same"], count["b"], seed=seed)
-        found.append(Preference(a, b, good, same, bad, both, ratio_, sign_test(good, bad)))
+        p = sign_flip_test(count["a"] - count["b"], seed=seed)
+        found.append(Preference(a, b, good, same, bad, both, ratio_, p))
     return found
 
 

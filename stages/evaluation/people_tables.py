@@ -9,7 +9,7 @@ from typing import Any
 
 from models.statistics.resample import Estimate
 from stages.contract import Context, StageError
-from stages.evaluation.people import Said, read_decisions, said
+from stages.evaluation.people import Agreement, Said, read_decisions, said
 from stages.evaluation.systems import title_of
 
 
@@ -41,15 +41,12 @@ def people_section(ctx: Context, exports: Sequence[str]) -> dict[str, Any] | Non
 
 def tables(found: Said) -> list[Mapping[str, Any]]:
     """Title, lead, columns and rows of text of each table."""
-    known = sorted(
-        (a for a in found.agreement if a.rho.value is not None), key=lambda a: (a.question, -(a.rho.value or 0.0))
-    )
     return [
         {
             "title": "Preferences",
             "lead": "GSB = (good − bad) / (good + same + bad), good where the first system's video is better; intervals "
-            "drawn by prompt.",
-            "columns": ["first", "against", "good", "same", "bad", "both bad", "GSB", "sign test p"],
+            "drawn by prompt, as are the test's signs.",
+            "columns": ["first", "against", "good", "same", "bad", "both bad", "GSB", "sign-flip p"],
             "rows": [
                 [
                     *(title_of(p.a), title_of(p.b)),
@@ -69,11 +66,27 @@ def tables(found: Said) -> list[Mapping[str, Any]]:
         },
         {
             "title": "Metrics and people",
-            "lead": "Spearman's rank correlation of each metric with what people said of the same videos.",
+            "lead": "Spearman's rank correlation of each metric with what people said of the same videos; of a metric that is "
+            "better lower (↓) a negative one is agreement.",
             "columns": ["metric", "with people's", "rho", "videos or pairs"],
-            "rows": [[a.metric, a.question, interval(a.rho, 2), f"{a.rho.answers:,}"] for a in known],
+            "rows": [
+                [pointed(a.metric), a.question, interval(a.rho, 2), f"{a.rho.answers:,}"]
+                for a in ranked(found.agreement)
+            ],
         },
     ]
+
+
+def ranked(agreement: Sequence[Agreement]) -> list[Agreement]:
+    """By question, the strongest rho first; metrics whose rho cannot be told come last and are not left out."""
+    return sorted(agreement, key=lambda a: (a.question, a.rho.value is None, -(a.rho.value or 0.0)))
+
+
+def pointed(metric: str) -> str:
+    """The metric with an arrow where lower is better."""
+    from models.metrics.catalogue import METRICS
+
+    return f"{metric} ↓" if metric in METRICS and METRICS[metric].better == "lower" else metric
 
 
 def interval(found: Estimate, digits: int = 3) -> str:

@@ -72,6 +72,12 @@ def test_gsb_counts_good_same_and_bad_and_draws_prompts_again() -> None:
     assert (found.people, found.unknown) == (1, 1)
 
 
+def test_many_votes_on_one_prompt_are_no_proof() -> None:
+    answers = [decision(pair_id("p0", 7, "final", "base"), "a", f"person {n}") for n in range(20)]
+    (one,) = said(answers, samples(), []).preferences
+    assert (one.good, one.p) == (20, 1.0)
+
+
 def test_a_metric_agrees_with_people_when_it_orders_pairs_as_they_do() -> None:
     verdicts = ["a", "same", "b", "a", "b", "same"]
     answers = [decision(pair_id(p, 7, "final", "base"), v) for p, v in zip(PROMPTS, verdicts, strict=True)]
