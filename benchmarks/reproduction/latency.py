@@ -44,10 +44,10 @@ def told() -> str:
     static, dynamic = ways["static"], ways["dynamic"]
     return (
         f"**Latency of guidance.** A clip takes {dynamic['time_ratio']:.2f} times as long with dynamic as with static guidance: "
-        f"{dynamic['forwards_per_step']:.1f} against {static['forwards_per_step']:.1f} forwards a step "
+        f"{dynamic['forwards_per_step']:.1f} and {static['forwards_per_step']:.1f} forwards a step, in "
+        f"{dynamic['calls_per_step']:.1f} and {static['calls_per_step']:.1f} calls of the model "
         f"({1000 * dynamic['sample_s']:.0f} and {1000 * static['sample_s']:.0f} ms on one core; "
-        f"`python -m benchmarks.reproduction.latency`, [{NAME}.json](measured/{NAME}.json)). "
-        "While the reference's scale is 1, a step needs one forward less."
+        f"`python -m benchmarks.reproduction.latency`, [{NAME}.json](measured/{NAME}.json))."
     )
 
 

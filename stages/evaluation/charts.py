@@ -191,18 +191,16 @@ def scatter(
             f'<circle class="dot {kind}" cx="{x(dot.x):.1f}" cy="{y(dot.y):.1f}" r="{8 if dot.chosen else 5}">'
             f"<title>{escape(dot.label)}: {short(dot.x)}, {short(dot.y)}</title></circle>"
         )
-    written: list[tuple[float, float]] = []
+    taken = [(x(d.x) - 6, x(d.x) + 6, y(d.y) - 6, y(d.y) + 6) for d in dots]
     named = [d for d in dots if d.chosen or d.front or name_all]
     for dot in sorted(named, key=lambda d: (not d.chosen, not d.front, d.x, d.y)):
-        end = x(dot.x) > width - right - 90
-        at = (x(dot.x) + (-12 if end else 12), y(dot.y) - 9)
-        # A label that would lie upon another is left to the dot's title.
-        if any(abs(at[0] - a) < 7 * len(dot.label) + 10 and abs(at[1] - b) < 14 for a, b in written):
+        spot = _beside(x(dot.x), y(dot.y), 6.5 * len(dot.label), taken, (left, width - right))
+        if spot is None:  # the label would lie upon another or on a dot, and is left to the dot's title
             continue
-        written.append(at)
+        taken.append(spot)
         parts.append(
-            f'<text class="dot-label{" chosen" if dot.chosen else ""}" x="{at[0]:.1f}" y="{at[1]:.1f}" '
-            f'text-anchor="{"end" if end else "start"}">{escape(dot.label)}</text>'
+            f'<text class="dot-label{" chosen" if dot.chosen else ""}" x="{spot[0]:.1f}" y="{spot[3] - 2:.1f}">'
+            f"{escape(dot.label)}</text>"
         )
     middle = (top + height - bottom) / 2
     parts.append(
@@ -210,6 +208,21 @@ def scatter(
         f'<text class="axis-name" x="16" y="{middle}" text-anchor="middle" transform="rotate(-90 16 {middle})">{escape(up)}</text>'
     )
     return Markup("".join([*parts, "</svg>"]))
+
+
+_Box = tuple[float, float, float, float]
+"""From and to, across and down, in the picture's units."""
+
+
+def _beside(x: float, y: float, length: float, taken: Sequence[_Box], ends: tuple[float, float]) -> _Box | None:
+    """Where a label of this length finds room around a dot: right above it if possible, inside ``ends`` in any case."""
+    for down in (-9.0, 4.0, 17.0):
+        for start in (x + 10, x - 10 - length):
+            box = (start, start + length, y + down - 10, y + down + 2)
+            free = all(box[1] < a or b < box[0] or box[3] < c or d < box[2] for a, b, c, d in taken)
+            if free and ends[0] <= box[0] and box[1] <= ends[1]:
+                return box
+    return None
 
 
 def _room(values: Sequence[float]) -> tuple[float, float]:
