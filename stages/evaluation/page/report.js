@@ -37,7 +37,7 @@ class Clock {
     });
   }
 
-  get rate() {
+  get fps() {
     return Number(this.leader.dataset.fps) || 12;
   }
 
@@ -77,7 +77,7 @@ class Clock {
 
   step(frames) {
     this.set(false);
-    this.seek(Math.min(this.length, Math.max(0, this.leader.currentTime + frames / this.rate)));
+    this.seek(Math.min(this.length, Math.max(0, this.leader.currentTime + frames / this.fps)));
   }
 
   show(time) {
@@ -94,7 +94,7 @@ class Clock {
     } else {
       for (const video of this.videos) {
         // A frame at 12 a second: less is not seen, and correcting it would stutter.
-        if (video !== this.leader && now < video.duration && Math.abs(video.currentTime - now) > 1 / this.rate) video.currentTime = now;
+        if (video !== this.leader && now < video.duration && Math.abs(video.currentTime - now) > 1 / this.fps) video.currentTime = now;
       }
       this.show(now);
     }
