@@ -17,6 +17,7 @@ KNOWN = {
     ("models/video/guard.py", "pickle"),
     ("models/video/worker.py", "pickle"),
     # a user's own network, which must be pinned by its hash
+    ("models/metrics/film.py", "torch.jit.load"),
     ("models/scorers/dear/network.py", "torch.export.load"),
     ("models/scorers/dear/network.py", "torch.jit.load"),
     # quoting for a file that is written; nothing parses XML
