@@ -10,9 +10,8 @@ import pytest
 
 from models.subjects.frames import png
 from models.video.encode import write_video
-from pipelines.cli.app import run_app
+from tests.pipelines.command import INLINE, typed
 
-INLINE = ("--set", "engine.kind=inline", "--set", "tracking.enabled=false")
 CHEAP = ("--set", "evaluate.metrics=[temporal_flicker,dynamic_degree_dis]")
 
 
@@ -34,16 +33,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def fulcrum(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str | Path
-) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["fulcrum", *map(str, words)])
-    code = run_app()
-    said = capsys.readouterr()
-    assert "Traceback" not in said.err + said.out
-    return code, said.out, said.err
-
-
 def evaluate(bench: Path, store: Path) -> tuple[str | Path, ...]:
     folders = ("--videos", f"still={bench / 'still'}", "--videos", f"moving={bench / 'moving'}")
     return ("evaluate", *folders, "--manifest", bench / "manifest.jsonl", "--store", store, *INLINE, *CHEAP)
@@ -53,7 +42,7 @@ def test_folders_of_any_system_become_rows_of_one_table_and_a_page(
     bench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, page = tmp_path / "store", tmp_path / "pages" / "balance.html"
-    code, out, err = fulcrum(capsys, monkeypatch, *evaluate(bench, store), "--out", page)
+    code, out, err = typed(capsys, monkeypatch, *evaluate(bench, store), "--out", page)
     assert code == 0, out + err
     assert "moving" in out
     assert "50%" in out  # one of its two videos is missing
@@ -63,14 +52,14 @@ def test_folders_of_any_system_become_rows_of_one_table_and_a_page(
     assert "n 2<" in text
     assert 'href="pairs.html"' not in text
 
-    code, out, err = fulcrum(capsys, monkeypatch, "evaluate", "--store", store, "--json")
+    code, out, err = typed(capsys, monkeypatch, "evaluate", "--store", store, "--json")
     assert code == 0, err
     rows = {(r["system"], r["metric"]): r for r in json.loads(out)["metrics"]}
     assert rows["still", "dynamic_degree_dis"]["value"] == 0.0
     assert rows["moving", "dynamic_degree_dis"]["value"] == 1.0
     assert (rows["moving", "temporal_flicker"]["n"], rows["moving", "temporal_flicker"]["coverage"]) == (1, 0.5)
 
-    code, out, err = fulcrum(capsys, monkeypatch, "report", "--store", store, "--out", tmp_path / "again.html")
+    code, out, err = typed(capsys, monkeypatch, "report", "--store", store, "--out", tmp_path / "again.html")
     assert code == 0, out + err
     assert (tmp_path / "again.html").read_text() == text
 
@@ -82,7 +71,7 @@ def test_a_wrong_line_of_the_manifest_is_told_before_any_work(
     broken = tmp_path / "broken.jsonl"
     broken.write_text(f"{lines[0]}\n{{not json\n")
     words = [broken if word == bench / "manifest.jsonl" else word for word in evaluate(bench, tmp_path / "store")]
-    code, out, err = fulcrum(capsys, monkeypatch, *words)
+    code, out, err = typed(capsys, monkeypatch, *words)
     assert code == 1
     assert "broken.jsonl" in out + err
     assert "line 2" in out + err

@@ -1,4 +1,4 @@
-"""The command as a user types it, run in a process of its own."""
+"""The command as a user types it, run in a process of its own, or (``typed``) in this one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from pipelines.cli.app import run_app
 
 FULCRUM = Path(sys.executable).parent / "fulcrum"
 INLINE = ("--set", "engine.kind=inline", "--set", "tracking.enabled=false")
@@ -49,3 +53,14 @@ def outputs(store: Path) -> dict[str, Path]:
     """Outputs of the latest run, as ``status --json`` gives them."""
     value = json.loads(fulcrum("status", "--store", store, "--json").out)
     return {name: Path(uri) for stage in value["stages"] for name, uri in stage["outputs"].items()}
+
+
+def typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str | Path
+) -> tuple[int, str, str]:
+    """``fulcrum`` with these words, in this process: exit code, standard output and error, in which no traceback may be."""
+    monkeypatch.setattr("sys.argv", ["fulcrum", *map(str, words)])
+    code = run_app()
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err + said.out
+    return code, said.out, said.err

@@ -12,11 +12,10 @@ import torch
 
 from models.training.adapter import load_adapter
 from models.training.formats import read_adapter_file
-from pipelines.cli.app import run_app
+from tests.pipelines.command import INLINE, typed
 from tests.training_stages.footing import COLOURS, frame, png, write_clip
 
 torch.set_num_threads(1)
-INLINE = ("--set", "engine.kind=inline", "--set", "tracking.enabled=false")
 TINY = ("--weights", "tiny-random", "--bucket", "9x32x32")
 
 
@@ -45,21 +44,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def fulcrum(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path
-) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["fulcrum", *map(str, arguments)])
-    code = run_app()
-    said = capsys.readouterr()
-    assert "Traceback" not in said.err + said.out
-    return code, said.out, said.err
-
-
 def test_sft_dpo_merge_and_sample_on_ones_own_data(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(*arguments: str | Path) -> str:
-        code, out, err = fulcrum(capsys, monkeypatch, *arguments, "--store", tmp_path / "store", *INLINE)
+        code, out, err = typed(capsys, monkeypatch, *arguments, "--store", tmp_path / "store", *INLINE)
         assert code == 0, out + err
         return out
 
@@ -129,7 +118,7 @@ def test_switching_on_ones_own_data(
     settings = ("engine=inline", "batch=2", "image_batch=2", "lora.rank=2", "warmup=0", "video_probability=0.5")
     changes = [part for setting in settings for part in ("--set", f"switching.{setting}")]
     table = ("--data", data / "rows.parquet", "--column", "video=clip", *TINY)
-    code, out, err = fulcrum(
+    code, out, err = typed(
         capsys, monkeypatch, "train", "switching", *table, *changes, "--steps", "3", "--store", tmp_path / "store",
         "--out", tmp_path / "adapter", *INLINE,
     )  # fmt: skip
@@ -147,21 +136,19 @@ def test_adapters_go_out_and_come_in(
     write_adapter(adapter(), tmp_path / "mine", {"kind": "sft"})
     base = ("--weights", "tiny-random")
     assert (
-        fulcrum(
+        typed(
             capsys, monkeypatch, "adapter", "export", tmp_path / "mine", "--format", "kohya", "--out", tmp_path / "k"
         )[0]
         == 0
     )
-    code, _, err = fulcrum(capsys, monkeypatch, "adapter", "import", tmp_path / "k", "--out", tmp_path / "back")
+    code, _, err = typed(capsys, monkeypatch, "adapter", "import", tmp_path / "k", "--out", tmp_path / "back")
     assert code == 1
     assert "give the backbone it was trained on" in err
-    code, out, _ = fulcrum(capsys, monkeypatch, "adapter", "import", tmp_path / "k", "--out", tmp_path / "back", *base)
+    code, out, _ = typed(capsys, monkeypatch, "adapter", "import", tmp_path / "k", "--out", tmp_path / "back", *base)
     assert (code, out.split(",")[0]) == (0, "kohya")
     back, mine = read_adapter_file(tmp_path / "back").adapter, adapter()
     assert all(torch.equal(back.delta(m), mine.delta(m)) for m in mine.modules)
-    code, out, _ = fulcrum(
-        capsys, monkeypatch, "adapter", "fuse", tmp_path / "back", "--out", tmp_path / "fused", *base
-    )
+    code, out, _ = typed(capsys, monkeypatch, "adapter", "fuse", tmp_path / "back", "--out", tmp_path / "fused", *base)
     assert code == 0
     assert "3 modules fused" in out
 
@@ -193,7 +180,7 @@ def test_what_cannot_work_is_said_before_anything_runs(
     said: str,
 ) -> None:
     monkeypatch.chdir(data)
-    found, out, err = fulcrum(capsys, monkeypatch, *arguments)
+    found, out, err = typed(capsys, monkeypatch, *arguments)
     assert (found, out) == (code, "")
     assert said in err
     assert not (data / "fulcrum-store").exists()
@@ -213,7 +200,7 @@ def test_a_folder_that_holds_none_of_the_files_is_named(
         "--set",
         "sft.engine=inline",
     )
-    code, out, _ = fulcrum(capsys, monkeypatch, "train", "sft", *arguments, "--store", tmp_path / "store", *INLINE)
+    code, out, _ = typed(capsys, monkeypatch, "train", "sft", *arguments, "--store", tmp_path / "store", *INLINE)
     assert code == 1
     assert "none of the 4 files that" in out
     assert "--media DIR" in out
