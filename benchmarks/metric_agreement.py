@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -145,10 +144,8 @@ def vbench_values(open_file: Callable[[str], ModuleType], video: U8) -> dict[str
     moving: Any = object.__new__(degree)
     moving.set_params(frame=frames[:1], count=len(video))
     flow = DisFlow()
-    scores = [
-        moving.get_score(frames[i : i + 1], torch.from_numpy(flow.flow(video[i], video[i + 1])).permute(2, 0, 1)[None])
-        for i in range(len(video) - 1)
-    ]
+    flows = (torch.from_numpy(flow.flow(a, b)).permute(2, 0, 1)[None] for a, b in pairwise(video))
+    scores = [moving.get_score(frames[:1], found_flow) for found_flow in flows]
     found["dynamic_degree"] = float(moving.check_move(scores))
 
     smooth = open_file("motion_smoothness")
@@ -164,13 +161,17 @@ def vbench_values(open_file: Callable[[str], ModuleType], video: U8) -> dict[str
     return found
 
 
-def torchmetrics_values(folder: Path, video: U8) -> dict[str, float]:
-    """CLIPScore is 100 max(cosine, 0) a picture, and no cosine with ``POSITIVE`` is below 0: the mean over frames is CLIP-T x 100."""
+def clip_score_of(folder: Path) -> Any:
+    """torchmetrics' CLIPScore, installed into ``folder`` where it is not yet."""
     if not (folder / "torchmetrics").is_dir():
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), *TORCHMETRICS]
         subprocess.run(command, check=True)
     sys.path.insert(0, str(folder))
-    clip_score = importlib.import_module("torchmetrics.functional.multimodal").clip_score
+    return importlib.import_module("torchmetrics.functional.multimodal").clip_score
+
+
+def torchmetrics_values(clip_score: Any, video: U8) -> dict[str, float]:
+    """CLIPScore is 100 max(cosine, 0) a picture, and no cosine with ``POSITIVE`` is below 0: the mean over frames is CLIP-T x 100."""
     grid = POSITIVE
 
     class Model(torch.nn.Module):
@@ -198,8 +199,12 @@ def torchmetrics_values(folder: Path, video: U8) -> dict[str, float]:
 
 
 def ours(video: U8, keys: Sequence[str]) -> dict[str, float]:
+    """``keys`` on a video; ValueError where one has no value, for then there is nothing to compare."""
     found = {key: METRICS[key].run(video, PROMPT, [], tools(POSITIVE if key == "clip_t" else Grid())) for key in keys}
-    return {key: value for key, value in found.items() if value is not None}
+    told = {key: value for key, value in found.items() if value is not None}
+    if len(told) < len(found):
+        raise ValueError(f"no value for {', '.join(sorted(set(found) - set(told)))}")
+    return told
 
 
 def worst(videos: Mapping[str, U8], theirs: Callable[[U8], dict[str, float]]) -> dict[str, dict[str, Any]]:
@@ -219,7 +224,7 @@ def worst(videos: Mapping[str, U8], theirs: Callable[[U8], dict[str, float]]) ->
 
 
 def read(footage: Sequence[Path]) -> dict[str, U8]:
-    """Nine frames of each, from the start, scaled to 96 px high: formulas do not depend on size, minutes do."""
+    """Eight frames of each, from the start, scaled to 96 px high: formulas do not depend on size, minutes do."""
     import cv2
 
     videos = {}
@@ -239,10 +244,10 @@ def main() -> None:
     prepare()
     torch.set_num_threads(1)
     videos = read(given.footage)
-    open_file = vbench(given.vbench)
+    open_file, clip_score = vbench(given.vbench), clip_score_of(given.work / "torchmetrics")
     found = {
         "VBench": worst(videos, lambda video: vbench_values(open_file, video)),
-        "torchmetrics": worst(videos, lambda video: torchmetrics_values(given.work / "torchmetrics", video)),
+        "torchmetrics": worst(videos, lambda video: torchmetrics_values(clip_score, video)),
     }
     for source, rows in found.items():
         for key, row in rows.items():

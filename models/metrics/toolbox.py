@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from models.metrics.catalogue import METRICS
@@ -94,10 +96,6 @@ class Toolbox:
         clip = spec.clip
         self._tower = None if clip is None else ClipTower(clip)
         self._dino = None if spec.dino is None else DinoEncoder(spec.dino)
-        if self._tower or self._dino or spec.raft or spec.film:
-            import torch
-
-            torch.set_num_threads(1)  # sums in another order are other numbers: they must not hang on a machine's cores
         self.metrics = {**METRICS, **endpoint_metrics(spec)}
         self.tools = Tools(
             aesthetic=load_head(clip.aesthetic_head) if clip is not None and clip.aesthetic_head else None,
@@ -125,6 +123,23 @@ class Toolbox:
             dino=None if self._dino is None else CachedEncoder(self._dino),
             seen={},
         )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread for as long: sums in another order are other numbers, and they must not hang on a machine's cores.
+
+    Afterwards as before, for a training may follow in the same process.
+    """
+    torch = sys.modules.get("torch")  # where no model needed it, nothing is set
+    before = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
 
 
 def metric_info(key: str, known: Mapping[str, MetricInfo] = METRICS) -> MetricInfo:

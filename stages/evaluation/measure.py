@@ -35,6 +35,7 @@ class Measurer:
         return {"values": json.dumps(self.measure(sample, tuple(self.metrics)))}
 
     def measure(self, sample: Sample, metrics: Sequence[str]) -> dict[str, float | None]:
+        from models.metrics.toolbox import one_thread
         from models.metrics.tools import Reference
         from models.subjects.frames import clip_frames, frames_per_second, picture
         from stages.subjects.locate import read_uri
@@ -42,7 +43,8 @@ class Measurer:
         video, times = clip_frames(sample.video)
         tools = self.toolbox.for_video(frames_per_second(times))
         references = [Reference(picture(read_uri(uri), uri.rsplit("/", 1)[-1])) for uri in sample.references]
-        values = {key: self.metrics[key].run(video, sample.prompt, references, tools) for key in metrics}
+        with one_thread():
+            values = {key: self.metrics[key].run(video, sample.prompt, references, tools) for key in metrics}
         endless = [key for key, value in values.items() if value is not None and not math.isfinite(value)]
         if endless:
             raise ValueError(f"{', '.join(endless)} came out as no finite number")

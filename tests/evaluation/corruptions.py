@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from benchmarks.metric_agreement import DisFlow
 from models.metrics.interpolation import DisInterpolator
 from models.metrics.tools import Reference, Tools
 from models.subjects.descriptor import ClosedFormEncoder
@@ -122,18 +123,6 @@ class LayoutClip:
     def texts(self, captions: Sequence[str]) -> F32:
         unknown = np.full(192, 192**-0.5, np.float32)
         return np.stack([Layout().encode([self.said[c]])[0] if c in self.said else unknown for c in captions])
-
-
-class DisFlow:
-    """DIS where RAFT's weights would be."""
-
-    name = "dis"
-
-    def flow(self, before_HWC: U8, after_HWC: U8) -> F32:
-        from models.metrics.flow import Flow
-
-        gray = [np.asarray(cv2.cvtColor(p, cv2.COLOR_RGB2GRAY), np.uint8) for p in (before_HWC, after_HWC)]
-        return Flow()(*gray)
 
 
 class LayoutFaces:

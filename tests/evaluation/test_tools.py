@@ -23,7 +23,7 @@ from models.metrics.endpoint import Endpoint, EndpointSpec
 from models.metrics.film import Film, FilmSpec
 from models.metrics.frechet import frechet_distance
 from models.metrics.raft import Raft
-from models.metrics.toolbox import Toolbox, ToolSpec, metric_info
+from models.metrics.toolbox import Toolbox, ToolSpec, metric_info, one_thread
 from models.metrics.tools import MetricInfo, Reference, Tools
 from models.scorers.clip_tower import EncoderSpec
 from models.subjects.protocols import F32, U8
@@ -106,6 +106,16 @@ def test_a_number_does_not_depend_on_what_was_measured_before(dino: Path) -> Non
     first, _, again = (measured(shared, video) for video in videos)
     assert first == again == measured(Toolbox(spec), VIDEO)
     assert first[keys.index("dino_i")] is not None
+
+
+def test_torch_measures_on_one_thread_and_has_its_threads_back() -> None:
+    torch.set_num_threads(2)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_raft_takes_torchvisions_weights_and_keeps_the_picture_in_its_place(tmp_path: Path) -> None:
