@@ -42,7 +42,7 @@ class CommandFailed(RuntimeError):
 
 
 def account(
-    command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout_s: float = 3600
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout_s: float = 10_800
 ) -> tuple[Cost, str]:
     """Run a command to its end. Returns its cost and what it printed. Raises ``CommandFailed``."""
     with tempfile.NamedTemporaryFile("r+", suffix=".json") as told, tempfile.NamedTemporaryFile("r+") as said:

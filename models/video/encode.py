@@ -38,13 +38,14 @@ class _Codec:
     preset: str  # the option that trades time for size
 
 
-# Quality near the source's own: an export is encoded once and trained on, so bytes are cheap and loss is not.
+# Quality near the source's own: an export is encoded once and trained on, so bytes are cheap and loss is not. At the same crf
+# superfast loses no more than veryfast, in two thirds of its time, for a sixth more bytes (docs/measured/encoder_presets.json).
 _CODECS = {
     # Without mbtree=0 x264 gives other bytes from run to run at most widths, even with one thread; digests need the same.
     "libx264": _Codec(
         "mp4",
         "aac",
-        {"crf": "17", "preset": "veryfast", "bf": "0", "threads": "1", "x264-params": "mbtree=0:cpu-independent=1"},
+        {"crf": "17", "preset": "superfast", "bf": "0", "threads": "1", "x264-params": "mbtree=0:cpu-independent=1"},
         "preset",
     ),
     "libvpx-vp9": _Codec(
@@ -61,7 +62,7 @@ class Encoding:
     """How a clip is encoded. Raises ``EncodeError`` for a codec that is not offered.
 
     ``crf`` is the codec's constant quality (0 is best; None: 17 for H.264, 24 for VP9), ``preset`` x264's preset by name or VP9's
-    ``cpu-used`` 0 to 8 (None: veryfast, 4), ``max_side`` and ``short_side`` the most pixels of the long and of the short side
+    ``cpu-used`` 0 to 8 (None: superfast, 4), ``max_side`` and ``short_side`` the most pixels of the long and of the short side
     (None: the source's own), ``sound`` whether the source's sound is kept.
     """
 
@@ -181,7 +182,7 @@ class ClipWriter:
             if not self._count:
                 self._tell_colours(raw)
             frame = self._scaler.reformat(
-                raw, *self.size, "yuv420p", interpolation=Interpolation.AREA, dst_color_range=ColorRange.MPEG, threads=1
+                raw, *self.size, "yuv420p", interpolation=Interpolation.AREA, dst_color_range=_range(raw), threads=1
             )
             frame.pts, frame.time_base = round(time_s / _CLOCK), _CLOCK
             frame.pict_type = 0  # the source's own I, P and B must not steer this encoder
@@ -242,6 +243,13 @@ class ClipWriter:
             if isinstance(error, OSError):
                 raise
             raise EncodeError(f"{self.out}: the encoder {self.encoding.codec} failed: {error}") from error
+
+
+def _range(raw: av.VideoFrame) -> ColorRange:
+    """The range to ask the scaler for. Where a source of 4:2:0 says none it is the limited one, and asking for that by name would
+    have the scaler copy every picture."""
+    said = ColorRange(raw.color_range)
+    return said if said == ColorRange.UNSPECIFIED and raw.format.name == "yuv420p" else ColorRange.MPEG
 
 
 def read_video(path: str | Path) -> tuple[np.ndarray, float]:

@@ -58,7 +58,7 @@ class ExportParams(Params):
     """How clips are encoded, and in which forms they are written beside the files themselves.
 
     ``crf`` is the codec's constant quality, 0 best (null: 17 for H.264, 24 for VP9). ``preset`` trades time for size: x264's name
-    of one, or VP9's ``cpu-used`` 0 to 8 (null: veryfast, 4). ``max_side`` is the most pixels of the long side; null keeps the
+    of one, or VP9's ``cpu-used`` 0 to 8 (null: superfast, 4). ``max_side`` is the most pixels of the long side; null keeps the
     source's size. ``audio: keep`` encodes the source's sound beside the pictures (AAC in MP4, Opus in WebM). ``rules`` follow those
     of ``select``: the card states them.
     """
@@ -115,7 +115,7 @@ def export(ctx: Context, params: ExportParams) -> None:
     clips = clips.append_column("key", pa.array(clip_keys(clips), pa.string()))
     encoding = params.encoding()
     how = params.model_dump(mode="json", include={"codec", "crf", "preset", "max_side", "audio"})
-    group = Group(MEDIA, ctx.recipe(MEDIA, "2", how))
+    group = Group(MEDIA, ctx.recipe(MEDIA, "3", how))
     failed = cut_missing(ctx, encoding, group, clips)
 
     subset = _place(ctx, encoding, group, clips)
