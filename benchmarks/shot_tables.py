@@ -1,4 +1,4 @@
-"""Puts what ``benchmarks/shots.py`` counted into ``docs/shots.md`` as tables, between two marks."""
+"""What ``benchmarks/shots.py`` counted, as the tables of ``docs/shots.md``."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "shots.md"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-
-
-def put_into_page(found: Mapping[str, Any], page: Path = PAGE) -> None:
-    """Replace what stands between the marks. Raises ``ValueError`` when the page has none."""
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{page} needs the lines {BEGIN} and {END} once each")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{tables(found)}\n\n{END}{after}", encoding="utf-8")
 
 
 def tables(found: Mapping[str, Any]) -> str:

@@ -318,9 +318,10 @@ def main() -> None:
             shutil.rmtree(folder, ignore_errors=True)
     if not given.no_write:
         from benchmarks.measured import write
-        from benchmarks.shot_tables import put_into_page
+        from benchmarks.pages import put
+        from benchmarks.shot_tables import PAGE, tables
 
-        put_into_page(found)
+        put(tables(found), PAGE)
 
         print(write("shots", found, f"python benchmarks/shots.py --data FOLDER --tuning {given.tuning} "
                     f"--held-out {given.held_out} --seed {given.seed}"))  # fmt: skip

@@ -34,7 +34,7 @@ NEMO_FLOOR = (
     0.137,
 )  # clips/s/core of NeMo's nightly floors, 10 s clips on 128 cores (docs/curation_benchmark.md)
 
-LONG = ("data_juicer", "fulcrum_bf16", "fulcrum_every_clip_fp32", "fulcrum_tenth_fp32")
+LONG = ("data_juicer", "nemo")
 
 
 def marginal(small: float, large: float, small_s: float, large_s: float) -> tuple[float, float]:

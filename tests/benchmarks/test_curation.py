@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.curation import decode_way, footage, script_way
+from benchmarks import measured
+from benchmarks.curation import decode_way, footage, script_way, table
 from benchmarks.curation.account import CommandFailed, Cost, account
 from benchmarks.curation.footage import Film
 from benchmarks.curation.run import Finished, marginal, ratios
@@ -97,3 +98,10 @@ def footage_folder(footage: Path, tmp_path: Path) -> Path:
         target.symlink_to(footage / row["file"])
     (folder / "manifest.json").write_text(json.dumps(wanted), encoding="utf-8")
     return folder
+
+
+def test_the_page_tells_what_was_counted() -> None:
+    found = json.loads((measured.FOLDER / "curation.json").read_text(encoding="utf-8"))
+    assert table.tables(found) in table.PAGE.read_text(encoding="utf-8")
+    rate = {name: row["cpu_s_per_s"] for name, row in found["systems"].items()}
+    assert f"{rate['script'] / rate['fulcrum_fp32']:.1f} " in table.against(found)

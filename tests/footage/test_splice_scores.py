@@ -80,7 +80,8 @@ def test_single_shots_with_held_frames_and_a_hand_held_camera_stay_whole(footage
 
 
 def test_the_page_gets_the_figures_that_were_counted(films, tmp_path: Path) -> None:
-    from benchmarks.shot_tables import BEGIN, END, put_into_page
+    from benchmarks.pages import BEGIN, END, put
+    from benchmarks.shot_tables import tables
 
     counted = score([(films[0].path, films[0].truths, films[0].traps)], peers=False)
     part = {"boundaries": 10, "minutes": 0.5, "videos": 1, "made_of": {"cut": 4}, **counted}
@@ -88,7 +89,7 @@ def test_the_page_gets_the_figures_that_were_counted(films, tmp_path: Path) -> N
              "cost": {"frames": 9, "cpu_ms_per_frame": {OURS: 0.123}}}  # fmt: skip
     page = tmp_path / "shots.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    put_into_page(found, page)
+    put(tables(found), page)
     text = page.read_text()
     hard = counted["detectors"][OURS]["hard"]["2 frames"]
     assert f"**{hard['f1']:.3f}** ({hard['hit']}, {hard['missed']}, {hard['false']})" in text
@@ -96,4 +97,4 @@ def test_the_page_gets_the_figures_that_were_counted(films, tmp_path: Path) -> N
     assert (text.startswith("before\n"), text.endswith("\nafter\n"), "old" in text) == (True, True, False)
     page.write_text("no marks")
     with pytest.raises(ValueError, match="needs the lines"):
-        put_into_page(found, page)
+        put(tables(found), page)
