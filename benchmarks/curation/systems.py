@@ -58,6 +58,14 @@ def decode(films: Sequence[Film], work: Path, tools: Tools) -> Result:
     return Result(cost, {}, _numbers(text))
 
 
+def decode_in_company(films: Sequence[Film], work: Path, tools: Tools) -> Result:
+    """Bare decoding twice at once, as two workers would; the cost of one of them. Cores that share a core slow each other down."""
+    command = _python("benchmarks.curation.decode_way", *(f.path for f in films))
+    both = ["sh", "-c", '"$@" & "$@" && wait $!', "sh", *command]
+    cost, text = account(both, env=THREADS, cwd=ROOT)
+    return Result(Cost(cost.cpu_s / 2, cost.wall_s, cost.peak_gib / 2), {}, _numbers(text))
+
+
 def analyze(films: Sequence[Film], work: Path, tools: Tools) -> Result:
     cost, text = account(_python("benchmarks.curation.analyze_way", *(f.path for f in films)), env=THREADS, cwd=ROOT)
     return Result(cost, {}, _numbers(text))
@@ -154,6 +162,7 @@ def _sum(costs: object) -> Cost:
 
 SYSTEMS: dict[str, System] = {
     "decode": decode,
+    "decode_in_company": decode_in_company,
     "analyze": analyze,
     "fulcrum_fp32": fulcrum_fp32,
     "fulcrum_bf16": fulcrum_bf16,

@@ -112,11 +112,16 @@ class EncodedInfo:
 
 
 def write_video(
-    frames_FHWC: np.ndarray, fps: float, out: str | Path, codec: str = "libx264", crf: int | None = None
+    frames_FHWC: np.ndarray,
+    fps: float,
+    out: str | Path,
+    codec: str = "libx264",
+    crf: int | None = None,
+    preset: str | None = None,
 ) -> EncodedInfo:
     """Encode RGB uint8 frames ``[F, H, W, 3]`` at a constant rate. Odd sizes lose their last row or column.
 
-    ``crf`` overrides the codec's quality (0 is best). Raises ``EncodeError`` for an array of another shape or type.
+    ``crf`` (0 is best) and ``preset`` override the codec's own. Raises ``EncodeError`` for an array of another shape or type.
     """
     if frames_FHWC.ndim != 4 or frames_FHWC.shape[3] != 3 or frames_FHWC.dtype != np.uint8 or not len(frames_FHWC):
         raise EncodeError(
@@ -126,7 +131,7 @@ def write_video(
     if not height or not width:
         raise EncodeError(f"{out}: {frames_FHWC.shape[2]} x {frames_FHWC.shape[1]} pixels are too few to encode")
     even = frames_FHWC[:, :height, :width]
-    writer = ClipWriter(out, (width, height), fps, Encoding(codec, crf))
+    writer = ClipWriter(out, (width, height), fps, Encoding(codec, crf, preset))
     try:
         for n, picture in enumerate(even):
             writer.add(n / fps, av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24"))

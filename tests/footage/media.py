@@ -37,7 +37,8 @@ def pan(dx: float, dy: float, frames: int, height: int = 180, width: int = 320, 
 
 
 def write(path: Path, frames: np.ndarray, fps: float = 25.0, crf: int = 12) -> Path:
-    write_video(frames, fps, path, crf=crf)
+    # what others film has an encoder that looks ahead: a still shot after a cut is coded still from its first frame on
+    write_video(frames, fps, path, crf=crf, preset="veryfast")
     return path
 
 
