@@ -34,7 +34,7 @@ NEMO_FLOOR = (
     0.137,
 )  # clips/s/core of NeMo's nightly floors, 10 s clips on 128 cores (docs/curation_benchmark.md)
 
-LONG = ("data_juicer", "nemo")
+LONG = ("data_juicer",)
 
 
 def marginal(small: float, large: float, small_s: float, large_s: float) -> tuple[float, float]:
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--films", type=int, nargs=2, default=(1, 4), help="of each size in the small and large set")
     parser.add_argument("--peer-films", type=int, nargs=2, default=(1, 2), help="the same for Data-Juicer")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--long-repeats", type=int, default=1, help=f"for {', '.join(LONG)}, whose runs take minutes")
+    parser.add_argument("--long-repeats", type=int, default=1, help=f"for {', '.join(LONG)}, whose runs take longest")
     parser.add_argument("--only", nargs="*", choices=list(SYSTEMS), help="systems to run; all by default")
     parser.add_argument("--no-whole", action="store_true", help="leave out the run over all films")
     given = parser.parse_args()
