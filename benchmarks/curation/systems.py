@@ -59,7 +59,7 @@ def decode(films: Sequence[Film], work: Path, tools: Tools) -> Result:
 
 
 def decode_in_company(films: Sequence[Film], work: Path, tools: Tools) -> Result:
-    """Bare decoding twice at once, as two workers would; the cost of one of them. Cores that share a core slow each other down."""
+    """Bare decoding twice at once, as two workers would; the cost of one of them. Virtual cores may slow each other down."""
     command = _python("benchmarks.curation.decode_way", *(f.path for f in films))
     both = ["sh", "-c", '"$@" & "$@" && wait $!', "sh", *command]
     cost, text = account(both, env=THREADS, cwd=ROOT)
