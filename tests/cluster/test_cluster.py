@@ -52,7 +52,7 @@ def test_a_submitted_pipeline_survives_a_killed_node_and_ends_with_its_own_code(
     done = submit(cluster, job, store, {"spread": Kill("one", 0.7, back=False, mark=killed)})
     # 75, though for Ray the job succeeded: the pipeline waits for people
     assert done.code == 75, done.said
-    assert [kill["node"] for kill in done.kills] == ["one"]
+    assert [kill["node"] for kill in done.kills] == ["one"], done.said
     assert "as Ray sees it SUCCEEDED" in done.said
     found = rows_of(store, "spread")
     assert sorted((row["number"], row["square"]) for row in found) == [(n, n * n) for n in range(6)]

@@ -1,6 +1,7 @@
-"""A pipeline of a user's own, for clusters: it squares numbers slowly on many nodes, says where, and asks people.
+"""A pipeline of a user's own, for clusters: it squares numbers slowly on many nodes, says where, does so again, and asks people.
 
-The last number can be held back until a file exists, so that a stage is still at work however late a node joins in.
+The last number can be held back until a file exists, so that a stage is still at work however late a node joins in. One stage
+runs after the other: side by side, an unlabelled stage may take the one place that a labelled one waits for.
 """
 
 from __future__ import annotations
@@ -64,15 +65,28 @@ class AskParams(Params):
     pass
 
 
-def _squares(ctx: Context, params: SpreadParams) -> None:
-    batches = [[n] for n in range(params.numbers)]
+def _squares(ctx: Context, params: SpreadParams, numbers: Sequence[int]) -> None:
     init = {"pause_s": params.pause_s, "held": params.numbers - 1, "until": params.hold_until}
-    for rows in ctx.map(Slow, batches, init=init):
+    for rows in ctx.map(Slow, [[n] for n in numbers], init=init):
         ctx.write("squares", SQUARES.table(rows))
 
 
-spread = stage(name="spread", version="1", params=SpreadParams, outputs={"squares": Table(SQUARES)})(_squares)
-pinned = stage(name="pinned", version="1", params=SpreadParams, outputs={"squares": Table(SQUARES)})(_squares)
+@stage(name="spread", version="1", params=SpreadParams, outputs={"squares": Table(SQUARES)})
+def spread(ctx: Context, params: SpreadParams) -> None:
+    """Squares the numbers from zero on, one a batch."""
+    _squares(ctx, params, range(params.numbers))
+
+
+@stage(
+    name="pinned",
+    version="1",
+    params=SpreadParams,
+    inputs={"squares": Table(SQUARES)},
+    outputs={"squares": Table(SQUARES)},
+)
+def pinned(ctx: Context, params: SpreadParams) -> None:
+    """Squares the same numbers again."""
+    _squares(ctx, params, ctx.table("squares")["number"].to_pylist())
 
 
 @stage(
@@ -89,5 +103,10 @@ def ask(ctx: Context, params: AskParams) -> Waiting:
 
 
 PIPELINE = Pipeline(
-    "spread", (node("spread", spread), node("pinned", pinned), node("ask", ask, squares="spread.squares"))
+    "spread",
+    (
+        node("spread", spread),
+        node("pinned", pinned, squares="spread.squares"),
+        node("ask", ask, squares="pinned.squares"),
+    ),
 )
