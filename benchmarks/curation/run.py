@@ -26,7 +26,7 @@ from benchmarks import measured
 from benchmarks.curation import clip_weights, environments, footage
 from benchmarks.curation.account import Cost
 from benchmarks.curation.footage import Film
-from benchmarks.curation.systems import SYSTEMS, Result, Tools
+from benchmarks.curation.systems import OURS, SYSTEMS, Result, Tools
 from fulcrum.shipping import build_wheel, wheel_version
 
 NEMO_FLOOR = (
@@ -60,7 +60,7 @@ class Finished:
 
     def run(self, name: str, films: Sequence[Film], repeat: int | str) -> Result:
         """The kept result, or that of a run made now in an empty folder."""
-        ours = self._ours if name == "analyze" or name.startswith("fulcrum") else ""
+        ours = self._ours if name in OURS else ""
         chosen = hashlib.sha256("\n".join(f"{Path(f.path).name} {f.frames}" for f in films).encode()).hexdigest()[:12]
         key = f"{name} {repeat} {chosen} {ours}"
         if key not in self._known:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # One thread for each process of every system: throughput comes from processes, and CPU seconds stay comparable.
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 ANSWERS = "review_clips.reviewer=script:rules"
+PICTURES = 3  # of a clip, for CLIP
 CRF = script_way.CRF  # ours encodes better than the usual script by default, which would be another job
 
 
@@ -69,6 +70,30 @@ def decode_in_company(films: Sequence[Film], work: Path, tools: Tools) -> Result
 def analyze(films: Sequence[Film], work: Path, tools: Tools) -> Result:
     cost, text = account(_python("benchmarks.curation.analyze_way", *(f.path for f in films)), env=THREADS, cwd=ROOT)
     return Result(cost, {}, _numbers(text))
+
+
+def encode(films: Sequence[Film], work: Path, tools: Tools) -> Result:
+    """Every frame decoded and encoded once, as the export does it, in one process that does nothing else."""
+    out = str(work / "clip.mp4")
+    command = _python("benchmarks.curation.parts_way", "encode", out, str(CRF), *(f.path for f in films))
+    cost, text = account(command, env=THREADS, cwd=ROOT)
+    return Result(cost, {}, _numbers(text))
+
+
+def _tower(films: Sequence[Film], tools: Tools, precision: str) -> Result:
+    count = PICTURES * sum(f.shots for f in films)
+    command = _python("benchmarks.curation.parts_way", "tower", str(tools.clip), precision, str(count))
+    cost, text = account(command, env=THREADS, cwd=ROOT)
+    return Result(cost, {}, _numbers(text))
+
+
+def tower_fp32(films: Sequence[Film], work: Path, tools: Tools) -> Result:
+    """As many pictures as the films' shots have key frames through CLIP's image tower, in one process."""
+    return _tower(films, tools, "fp32")
+
+
+def tower_bf16(films: Sequence[Film], work: Path, tools: Tools) -> Result:
+    return _tower(films, tools, "bf16")
 
 
 def _curate(films: Sequence[Film], work: Path, tools: Tools, precision: str, *settings: str) -> Result:
@@ -164,6 +189,9 @@ SYSTEMS: dict[str, System] = {
     "decode": decode,
     "decode_in_company": decode_in_company,
     "analyze": analyze,
+    "encode": encode,
+    "tower_fp32": tower_fp32,
+    "tower_bf16": tower_bf16,
     "fulcrum_fp32": fulcrum_fp32,
     "fulcrum_bf16": fulcrum_bf16,
     "fulcrum_every_clip_fp32": fulcrum_every_clip,
@@ -172,3 +200,6 @@ SYSTEMS: dict[str, System] = {
     "nemo": nemo,
     "data_juicer": data_juicer,
 }
+
+# What runs our packages: its results are those of their code.
+OURS = tuple(name for name in SYSTEMS if name.startswith(("fulcrum", "analyze", "encode", "tower")))

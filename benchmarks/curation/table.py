@@ -16,15 +16,19 @@ TITLES = {
     "decode": "bare decode of every frame (the limit)",
     "decode_in_company": "the same, two at once, for each",
     "analyze": "our one pass: shots, nine scorers, key frames",
+    "encode": "decode and encode every frame, as the export does",
+    "tower_fp32": "three pictures a clip through CLIP, fp32",
+    "tower_bf16": "the same in bf16",
     "fulcrum_every_clip_fp32": "`curate`, every clip kept",
     "fulcrum_fp32": "`curate`, default rules and dedupe",
-    "fulcrum_bf16": "the same, encoder in bf16",
-    "fulcrum_tenth_fp32": "the same in fp32, a rule that keeps a tenth",
+    "fulcrum_bf16": "`curate`, the same, encoder in bf16",
+    "fulcrum_tenth_fp32": "`curate`, in fp32, a rule that keeps a tenth",
     "script": "scripts: PySceneDetect, ffmpeg, OpenCV, open_clip",
     "nemo": "NeMo Curator's CPU stages",
     "data_juicer": "Data-Juicer's operators",
 }
-PEERS = ("script", "nemo", "data_juicer")
+SHORT = {"script": "the scripts", "nemo": "NeMo Curator's stages", "data_juicer": "Data-Juicer"}
+PEERS = tuple(SHORT)
 
 
 def systems(found: Mapping[str, Any]) -> str:
@@ -42,6 +46,21 @@ def systems(found: Mapping[str, Any]) -> str:
             f"| {row['fixed_cpu_s']:.0f} | {row['peak_gib']:.1f} | {found['repeats'][name]} |"
         )
     return "\n".join(lines)
+
+
+PARTS = ("analyze", "tower_fp32", "encode")
+
+
+def floor(found: Mapping[str, Any]) -> str:
+    """The parts that no `curate` with every clip kept can do without, beside what it took, in words."""
+    rate = {name: row["cpu_s_per_s"] for name, row in found["systems"].items()}
+    least, whole = sum(rate[name] for name in PARTS), rate["fulcrum_every_clip_fp32"]
+    peers = ", ".join(f"{SHORT[peer]} {rate[peer] / least:.1f} times" for peer in PEERS if peer in rate)
+    parts = " + ".join(f"{rate[name]:.3f}" for name in PARTS)
+    return (
+        f"One pass, CLIP, and decoding and encoding by themselves: {parts} = **{least:.3f}** CPU s, {least / whole:.0%} of "
+        f"`curate` with every clip kept. What a peer needs of these parts alone: {peers}."
+    )
 
 
 def _wall(runs: Sequence[Mapping[str, Any]]) -> float:
@@ -97,6 +116,7 @@ def tables(found: Mapping[str, Any]) -> str:
         systems(found),
         "How many times the marginal CPU seconds of ours a peer needs:",
         against(found),
+        floor(found),
         f"### All {films['count']} films: {films['minutes']:.0f} minutes, {films['frames']:,} frames",
         whole(found),
         stages(found),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import measured
-from benchmarks.curation import decode_way, footage, script_way, table
+from benchmarks.curation import decode_way, footage, parts_way, script_way, table
 from benchmarks.curation.account import CommandFailed, Cost, account
 from benchmarks.curation.footage import Film
 from benchmarks.curation.run import Finished, marginal, ratios
@@ -76,6 +76,8 @@ def test_films_are_whole_cut_together_and_kept(
     assert [f.seconds for f in films] == [20]
     decode_way.main([films[0].path])
     assert capsys.readouterr().out == f"frames {films[0].frames}\n"
+    parts_way.encode(str(tmp_path / "clip.mp4"), "40", films[0].path)
+    assert capsys.readouterr().out == f"frames {films[0].frames}\n"
     before = Path(films[0].path).stat().st_mtime_ns
     assert footage.make(footage_folder, tmp_path / "films", minutes=0.3, sizes=["360p"]) == films
     assert Path(films[0].path).stat().st_mtime_ns == before
@@ -105,3 +107,10 @@ def test_the_page_tells_what_was_counted() -> None:
     assert table.tables(found) in table.PAGE.read_text(encoding="utf-8")
     rate = {name: row["cpu_s_per_s"] for name, row in found["systems"].items()}
     assert f"{rate['script'] / rate['fulcrum_fp32']:.1f} " in table.against(found)
+
+
+def test_the_parts_are_summed_and_set_beside_the_whole() -> None:
+    cost = {"analyze": 0.1, "tower_fp32": 0.05, "encode": 0.25, "fulcrum_every_clip_fp32": 0.5, "script": 2.0}
+    told = table.floor({"systems": {name: {"cpu_s_per_s": value} for name, value in cost.items()}})
+    assert "0.100 + 0.050 + 0.250 = **0.400** CPU s, 80% of" in told
+    assert told.endswith("the scripts 5.0 times.")
