@@ -1,6 +1,6 @@
 """What the one pass of ``analyze`` costs over bare decoding: milliseconds of one core for each decoded frame, by part.
 
-    python benchmarks/analyze_cost.py --data ../shared/data
+    python benchmarks/analyze_cost.py --data FOOTAGE
 
 Films at 360p, 720p and 1080p are cut from the real footage. One process, one thread, CPU time; decoding and analysing take
 turns on each film, and of several rounds the cheapest counts, since a busy machine only ever adds.
@@ -123,14 +123,12 @@ def main() -> None:
     if not given.no_write:
         from benchmarks.measured import write
 
-        command = f"python benchmarks/analyze_cost.py --minutes {given.minutes:g} --rounds {given.rounds}"
         # other work on the machine takes caches and memory bandwidth away, which CPU time counts
         load = round(os.getloadavg()[1], 1)
         print(
             write(
                 "analyze_cost",
                 {"goal_ms": GOAL_MS, "rounds": given.rounds, "load_average": load, "sizes": found},
-                command,
             )
         )
 

@@ -1,6 +1,6 @@
 """Counts what the default rules reject: in rendered worlds, where every defect is known, and in real footage.
 
-    python benchmarks/default_rules.py --data ../shared/data --worlds 3 41
+    python benchmarks/default_rules.py --data FOOTAGE --worlds 3 41
 
 Rendered films are scored over their true shots, so that no error of shot detection is counted here.
 """
@@ -126,12 +126,10 @@ def main() -> None:
     if not given.no_write:
         from benchmarks.measured import write
 
-        seeds = " ".join(map(str, given.worlds))
         print(
             write(
                 "default_rules",
                 found,
-                f"python benchmarks/default_rules.py --data DATA --worlds {seeds} --count {given.count}",
             )
         )
 

@@ -1,6 +1,6 @@
 """How much bf16 weights change the encoder's scores against fp32, and what they save.
 
-    python benchmarks/encoder_precision.py --data ../shared/data
+    python benchmarks/encoder_precision.py --data FOOTAGE
 
 The architecture is a real one (ViT-B-32 unless named); without ``--weights`` its weights are seeded random numbers, and then the
 differences show what rounding does to numbers of this size and depth, not what a trained model's would be.
@@ -99,11 +99,7 @@ def main() -> None:
     if not given.no_write:
         from benchmarks.measured import write
 
-        print(
-            write(
-                "encoder_precision", found, f"python benchmarks/encoder_precision.py --data DATA --model {given.model}"
-            )
-        )
+        print(write("encoder_precision", found))
 
 
 if __name__ == "__main__":

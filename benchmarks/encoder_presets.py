@@ -1,6 +1,6 @@
 """What x264's presets cost and keep when an export encodes real footage: the same frames, one preset after another.
 
-    python benchmarks/encoder_presets.py --data ../shared/data
+    python benchmarks/encoder_presets.py --data FOOTAGE
 
 Fidelity is what ffmpeg's own ``ssim`` and ``psnr`` filters say against the same frames kept without loss. Figures are medians over the
 files of each file's ratio to ``veryfast`` (time, bytes) or difference from it (SSIM, PSNR).
@@ -105,7 +105,6 @@ def main(argv: list[str] | None = None) -> None:
             found[path.name] = measure(path, given.frames, given.crf, given.rounds, Path(folder))
             print(path.name, {k: round(v["ms_per_frame"], 2) for k, v in found[path.name].items()}, flush=True)
     table = {name: compared(list(found.values()), name) for name in PRESETS}
-    command = f"python benchmarks/encoder_presets.py --data FOOTAGE --frames {given.frames} --crf {given.crf}"
     told = {
         "crf": given.crf,
         "frames": given.frames,
@@ -114,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
         "presets": table,
         "files": found,
     }
-    print(f"written: {measured.write(given.name, told, command)}")
+    print(f"written: {measured.write(given.name, told)}")
     for name, row in table.items():
         print(name, {key: round(value, 4) for key, value in row.items()})
 

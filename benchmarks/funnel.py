@@ -206,4 +206,4 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as scratch:
             sizes.append(measure(size, Path(scratch)))
             print(json.dumps(sizes[-1]))
-    print(write("funnel", {"sizes": sizes}, "python -m benchmarks.funnel --clips " + " ".join(map(str, given.clips))))
+    print(write("funnel", {"sizes": sizes}))

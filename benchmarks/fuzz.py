@@ -1,6 +1,6 @@
 """Feeds thousands of damaged files to the real ``ingest`` and ``analyze`` and counts how they end.
 
-    python benchmarks/fuzz.py --data ../shared/data --files 2000
+    python benchmarks/fuzz.py --data FOOTAGE --files 2000
 
 Small files of real footage are mutated with a seed: bits flipped, ends cut off, header fields overwritten, boxes or chunks
 spliced in, out or into one another, ranges zeroed, extensions swapped. They run as one source, with untouched files among
@@ -314,8 +314,7 @@ def main() -> None:
     if not given.no_write:
         from benchmarks.measured import write
 
-        command = f"python benchmarks/fuzz.py --files {given.files} --seed {given.seed} --engine {given.engine}"
-        print(write("fuzz", found, command))
+        print(write("fuzz", found))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """ROC of an identity encoder on photographs of known subjects: one folder a subject, several views of each.
 
-    python benchmarks/identity_roc.py --photographs ../shared/data/dreambooth
+    python benchmarks/identity_roc.py --photographs PHOTOGRAPHS
     python benchmarks/identity_roc.py --photographs FOLDER --encoder dinov2 --weights FOLDER_OF_WEIGHTS
 
 The crops come from the configured grounder and segmenter, so the table is that of the whole chain and not of an encoder on clean
@@ -141,7 +141,6 @@ def main() -> None:
         write(
             name,
             found,
-            f"python benchmarks/identity_roc.py --photographs FOLDER --clips FOLDER --encoder {args.encoder}",
         )
 
 

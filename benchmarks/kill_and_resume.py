@@ -129,7 +129,6 @@ def main() -> None:
             write(
                 "kill_and_resume",
                 found,
-                f"python benchmarks/kill_and_resume.py --kills {given.kills} --engine {given.engine}",
             )
         )
 

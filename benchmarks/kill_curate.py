@@ -177,26 +177,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--films", type=int, default=20, help="rendered films beside the real files")
-    parser.add_argument(
-        "--footage", type=Path, help="folder of the real footage; by default ../shared/data where it is"
-    )
+    parser.add_argument("--footage", type=Path, help="folder of real files to put beside the rendered films")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-write", action="store_true", help="only print")
     given = parser.parse_args()
-    beside = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-    footage = given.footage or (beside if beside.is_dir() else None)
     folder = Path(tempfile.mkdtemp(prefix="fulcrum-kill-"))
     try:
-        found = measure(folder, given.kills, given.films, footage, given.seed)
+        found = measure(folder, given.kills, given.films, given.footage, given.seed)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(found, indent=1))
     if not given.no_write:
         from benchmarks.measured import write
 
-        print(
-            write("kill_curate", found, f"python -m benchmarks.kill_curate --kills {given.kills} --films {given.films}")
-        )
+        print(write("kill_curate", found))
 
 
 if __name__ == "__main__":

@@ -261,8 +261,7 @@ def main() -> None:
     if not given.no_write:
         from benchmarks.measured import write
 
-        command = ["python -m benchmarks.kill_nodes", *sys.argv[1:]]
-        print(write("kill_nodes", found, " ".join(command)))
+        print(write("kill_nodes", found))
 
 
 if __name__ == "__main__":

@@ -293,7 +293,7 @@ def main() -> None:
     if not given.no_write:
         from benchmarks.measured import write
 
-        print(write("kill_train", found, f"python benchmarks/kill_train.py --kills {given.kills} --seed {given.seed}"))
+        print(write("kill_train", found))
 
 
 if __name__ == "__main__":

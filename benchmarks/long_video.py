@@ -1,6 +1,6 @@
 """Does memory grow with the length of a video? Analyses a film of ten minutes and one of two hours and compares the peaks.
 
-    python benchmarks/long_video.py --data ../shared/data
+    python benchmarks/long_video.py --data FOOTAGE
 
 The films are real footage: some shots are encoded once into a loop of about a minute and a half, whose packets are then
 repeated with new timestamps, so that a film of any length costs no encoding. Each goes through ``fulcrum run`` up to its
@@ -150,7 +150,7 @@ def main() -> None:
     if not given.no_write:
         from benchmarks.measured import write
 
-        print(write("long_video", found, "python benchmarks/long_video.py"))
+        print(write("long_video", found))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines.launch import code_revision
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "measured"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "docs" / "measured"
 
 
 def machine() -> dict[str, object]:
@@ -31,11 +33,28 @@ def machine() -> dict[str, object]:
     }
 
 
-def write(name: str, found: Mapping[str, object], command: str) -> Path:
+def as_typed(words: Sequence[str], module: str | None) -> str:
+    """A command to be typed in the checkout: ``words`` is its ``sys.argv``, ``module`` the name it was run by with ``-m``.
+
+    Where what an option names lies outside the checkout, the option's own name stands for it: ``--data /films`` is ``--data DATA``.
+    """
+    told = [f"python -m {module}" if module else f"python {os.path.relpath(words[0], ROOT)}"]
+    option = "--path"
+    for word in [part for typed in words[1:] for part in (typed.split("=", 1) if typed.startswith("--") else [typed])]:
+        option = word if word.startswith("--") else option
+        path = Path(word).absolute()
+        outside = path.exists() and not path.is_relative_to(ROOT)
+        told.append(option.removeprefix("--").replace("-", "_").upper() if outside else word)
+    return " ".join(told)
+
+
+def write(name: str, found: Mapping[str, object]) -> Path:
+    """Put what this command found into its file in ``docs/measured``."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
+    run = sys.modules["__main__"].__spec__
     value = {
-        "command": command,
+        "command": as_typed(sys.argv, run.name.removesuffix(".__main__") if run else None),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": code_revision(),
         "machine": machine(),

@@ -254,8 +254,7 @@ def main() -> None:
             print(f"{key} against {source}: at most {row['difference']:.1e} ({row['ours']:.5f}, {row['theirs']:.5f})")
     from benchmarks.measured import write
 
-    command = "python -m benchmarks.metric_agreement --vbench VBENCH --footage VIDEO... --work DIR"
-    print(write("metric_agreement", {"videos": len(videos), "frames": 8, "within": WITHIN, "found": found}, command))
+    print(write("metric_agreement", {"videos": len(videos), "frames": 8, "within": WITHIN, "found": found}))
 
 
 if __name__ == "__main__":

@@ -398,8 +398,7 @@ def main() -> None:
     if not given.no_write:
         from benchmarks.measured import write
 
-        command = f"python benchmarks/million.py --videos {' '.join(map(str, given.videos))}"
-        print(write("million", {"sizes": found}, command))
+        print(write("million", {"sizes": found}))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def main() -> None:
     if not found["each_once"] or previews != ["a.webm"]:
         raise SystemExit("the server does not hold what was published")
     if not options.no_write:
-        print(write("mlflow_server", result, "python benchmarks/mlflow_server.py"))
+        print(write("mlflow_server", result))
 
 
 if __name__ == "__main__":

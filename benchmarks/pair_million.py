@@ -202,7 +202,7 @@ def main() -> None:
     if not args.no_write:
         from benchmarks.measured import write
 
-        write("pair_million", found, f"python benchmarks/pair_million.py --rows {args.rows} --sample {args.sample}")
+        write("pair_million", found)
 
 
 if __name__ == "__main__":

@@ -167,8 +167,7 @@ def main() -> None:
         from benchmarks.measured import write
 
         name = "proposals" if args.encoder == "embedded" else f"proposals_{args.encoder}"
-        size = f"--clips {args.clips} --identities {args.identities} --seed {args.seed} --encoder {args.encoder}"
-        write(name, found, f"python benchmarks/proposals.py {size}")
+        write(name, found)
 
 
 if __name__ == "__main__":

@@ -181,8 +181,7 @@ def main() -> None:
     if not given.no_write:
         from benchmarks.measured import write
 
-        options = " ".join(f"--{name} {value}" for name, value in size.items())
-        print(write("review_collisions", size | found, f"python -m benchmarks.review_collisions {options}"))
+        print(write("review_collisions", size | found))
 
 
 if __name__ == "__main__":

@@ -189,8 +189,7 @@ def main() -> None:
     if not given.no_write:
         from benchmarks.measured import write
 
-        options = f"--reviewers {given.reviewers} --seconds {given.seconds:g} --items {given.items}"
-        print(write("review_load", found, f"python -m benchmarks.review_load {options}"))
+        print(write("review_load", found))
 
 
 if __name__ == "__main__":

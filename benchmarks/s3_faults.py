@@ -299,10 +299,7 @@ def main() -> None:
         from benchmarks.measured import write
 
         name = "s3_faults" if given.pipeline == "curate" else f"s3_faults_{given.pipeline}"
-        command = (
-            f"python -m benchmarks.s3_faults --seeds {given.seeds} --films {given.films} --pipeline {given.pipeline}"
-        )
-        print(write(name, found, command))
+        print(write(name, found))
 
 
 if __name__ == "__main__":

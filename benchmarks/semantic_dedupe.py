@@ -235,7 +235,6 @@ def main() -> None:
             write(
                 "semantic_dedupe",
                 found,
-                f"python benchmarks/semantic_dedupe.py --rows {given.rows} --sample {given.sample}",
             )
         )
 

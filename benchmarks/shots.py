@@ -323,8 +323,7 @@ def main() -> None:
 
         put(tables(found), PAGE)
 
-        print(write("shots", found, f"python benchmarks/shots.py --data FOLDER --tuning {given.tuning} "
-                    f"--held-out {given.held_out} --seed {given.seed}"))  # fmt: skip
+        print(write("shots", found))  # fmt: skip
 
 
 if __name__ == "__main__":

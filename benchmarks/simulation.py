@@ -216,8 +216,7 @@ def main() -> None:
     if options.no_write:
         print(json.dumps(found, indent=1))
         return
-    sizes = " ".join(map(str, options.fit))
-    print(measured.write("simulation", found, f"python -m benchmarks.simulation --fit {sizes} --films {options.films}"))
+    print(measured.write("simulation", found))
 
 
 if __name__ == "__main__":

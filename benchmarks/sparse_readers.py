@@ -1,6 +1,6 @@
 """Do PyAV and decord show the same pictures? Asks both for the first, middle and last instant of every video of the footage.
 
-    python benchmarks/sparse_readers.py --data ../shared/data
+    python benchmarks/sparse_readers.py --data FOOTAGE
 
 The truth is the sequential reader's picture at that instant. Both libraries run in a guarded process with a limit of time,
 since decord does not return from some files. A file counts as agreeing when no picture differs by more than half a grey level on
@@ -106,7 +106,7 @@ def main() -> None:
     if not given.no_write:
         from benchmarks.measured import write
 
-        print(write("sparse_readers", found, "python benchmarks/sparse_readers.py"))
+        print(write("sparse_readers", found))
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def main() -> None:
     found = measure(options.steps)
     print(found)
     if not options.no_write:
-        print(write("tracking", found, f"python benchmarks/tracking.py --steps {options.steps}"))
+        print(write("tracking", found))
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def main() -> None:
                 whole[name]["clips_per_s_per_core"] = clips / result.cost.cpu_s
         found["whole"] = whole
         found["nemo_published_clips_per_s_per_core"] = NEMO_FLOOR
-    path = measured.write("curation", found, "python -m benchmarks.curation.run --data FOOTAGE --work DIR")
+    path = measured.write("curation", found)
     print(f"written: {path}")
 
 

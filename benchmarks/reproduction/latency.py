@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     repeats: int = parser.parse_args().repeats
     found = measure(repeats)
-    print(measured.write(NAME, {"repeats": repeats, "ways": found}, "python -m benchmarks.reproduction.latency"))
+    print(measured.write(NAME, {"repeats": repeats, "ways": found}))
     print(told())
 
 

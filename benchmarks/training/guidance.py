@@ -104,8 +104,7 @@ def main() -> None:
     if not chosen.no_write:
         from benchmarks.measured import write
 
-        command = f"python -m benchmarks.training.guidance --family {chosen.family} --steps {chosen.steps}"
-        print(write("guidance_latency", {"family": chosen.family, "ways": found}, command))
+        print(write("guidance_latency", {"family": chosen.family, "ways": found}))
 
 
 if __name__ == "__main__":

@@ -254,7 +254,7 @@ def main() -> None:
     if not chosen.no_write:
         from benchmarks.measured import write
 
-        print(write("training_overhead", found, f"python -m benchmarks.training.overhead --steps {chosen.steps}"))
+        print(write("training_overhead", found))
 
 
 if __name__ == "__main__":
