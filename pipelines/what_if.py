@@ -48,7 +48,9 @@ def try_rules(rules: Sequence[Rule], tries: Sequence[str], columns: Sequence[str
     plain = [rule.model_dump(mode="json") for rule in rules]
     try:
         merged = (
-            merge({"rules": plain}, {"rules": over})["rules"] if plain else [{"name": n, **v} for n, v in over.items()]
+            merge({"rules": plain}, {"rules": over})["rules"]
+            if plain
+            else [{"name": n, **v} for n, v in over.items() if v]
         )
     except ConfigError as error:
         raise ConfigError([f"--try {problem}" for problem in error.problems]) from None
@@ -62,7 +64,7 @@ def _read(text: str) -> tuple[list[str], Any]:
         raise ConfigError([f"--try {text}: {EXAMPLE}"])
     try:
         value = yaml.safe_load(raw)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # a date that is none is a ValueError
         raise ConfigError([f"--try {text}: the value {raw} is not a number, a word or a YAML value"]) from None
     if len(path) == 1:
         if value is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
+from pathlib import Path
 
 from stages.contract import RetryableError, StageError
 
@@ -87,6 +88,16 @@ def machine_failure(error: BaseException, doing: str = "") -> MachineFailure | R
     if number is None and _STORE_REFUSES.search(str(error)):
         return MachineFailure(f"{begin}the storage refuses the credentials: {error}. {kept}; renew them and run again.")
     return None
+
+
+def folder_lost(error: BaseException, path: str) -> MachineFailure | None:
+    """What to raise where not only a local file but its folder is gone: the storage is away, whatever the error says of the file."""
+    if "://" in path or isinstance(error, StageError) or Path(path).parent.is_dir():
+        return None
+    return MachineFailure(
+        f"the folder {Path(path).parent} is gone while its files are being read. Is the storage mounted? "
+        "What was finished is kept; run again when it is back, or run with the source as it is now."
+    )
 
 
 def is_ffmpeg(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from models.video.reader import open_container
 
+SOUND_VERSION = "2"  # raise it when the same track would give other samples
 RATE = 48_000
 CHUNK = 1024  # samples of a frame given out
 
@@ -32,7 +33,8 @@ class Sound:
     def __init__(self, container: Any, stream: Any, start_s: float) -> None:
         self._container, self._stream, self._start_s = container, stream, start_s
         self.layout = "mono" if stream.codec_context.channels == 1 else "stereo"
-        self._resampler = av.AudioResampler(format="fltp", layout=self.layout, rate=RATE)
+        self._resampler = self._fresh_resampler()
+        self._form: tuple[str, str, int] | None = None
         self._pieces = self._decoded()
         self._waiting = np.zeros((1 if self.layout == "mono" else 2, 0), np.float32)
         self._given = 0
@@ -94,6 +96,19 @@ class Sound:
                 yield samples
                 at += samples.shape[1]
 
+    def _fresh_resampler(self) -> av.AudioResampler:
+        return av.AudioResampler(format="fltp", layout=self.layout, rate=RATE)
+
+    def _resampled(self, frame: av.AudioFrame) -> list[av.AudioFrame]:
+        """The frame at our rate. A track may change its own in the middle (broadcasts do); a resampler goes by its first frame."""
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        before: list[av.AudioFrame] = []
+        if self._form not in (None, form):
+            before = self._resampler.resample(None)
+            self._resampler = self._fresh_resampler()
+        self._form = form
+        return [*before, *self._resampler.resample(frame)]
+
     def _frames(self) -> Iterator[av.AudioFrame]:
         packets = self._container.demux(self._stream)
         faults = 0
@@ -102,12 +117,11 @@ class Sound:
                 packet = next(packets, None)
                 if packet is None:
                     break
-                decoded = packet.decode()
+                decoded = [piece for frame in packet.decode() for piece in self._resampled(frame)]
             except av.error.EOFError:
                 break
             except (av.error.FFmpegError, ValueError):
                 faults += 1
                 continue
-            for frame in decoded:
-                yield from self._resampler.resample(frame)
+            yield from decoded
         yield from self._resampler.resample(None)

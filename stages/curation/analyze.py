@@ -163,7 +163,7 @@ class _Run:
         return known.missing(self.sources, self.content_keys(), unread)
 
     def content_keys(self) -> pa.StringArray:
-        """The content key of every source, where its path, size and change mark were seen before; else null."""
+        """The content key of every source, where its path, size and change mark were seen before and it could be read; else null."""
         if self.content is None:
             identity = self.sources.column("identity").combine_chunks()
             group = self.groups[IDENTITY]
@@ -173,6 +173,10 @@ class _Run:
             if recorded.num_rows:
                 at = pc.index_in(identity, value_set=recorded.column("record_key").combine_chunks())
                 self.content = recorded.column("sha256").combine_chunks().take(at)
+            unread = pc.is_in(
+                self.sources.column("video_id").combine_chunks(), value_set=pa.array(list(self.unread), pa.string())
+            )
+            self.content = pc.if_else(unread, pa.scalar(None, pa.string()), self.content)
         return self.content
 
     # -- doing it ------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from stages.contract import Shards
-from stages.machine import MachineFailure, is_ffmpeg, machine_failure
-from stages.spool import local_copy
+from stages.machine import MachineFailure, folder_lost, is_ffmpeg, machine_failure
+from stages.spool import LocalFile, local_copy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,10 +182,12 @@ class AnalyzeActor:
             with local_copy(item.uri) as local:
                 path = local.path
                 before = _mark(path)
+                _check_listed(item, local, before)
                 if sha is None:
                     sha = local.sha256 or file_sha256(path)
-                    _add(found, (IDENTITY,), item.identity, {IDENTITY: [{"sha256": sha}]})
                     if sha in self.known or sha in self.fresh:
+                        _verify(path, before, None)
+                        _identify(found, item, sha)
                         return Outcome(
                             item.video_id, sha, time.monotonic() - started, footage_s=0.0, **self.fresh.get(sha, {})
                         )
@@ -196,14 +198,16 @@ class AnalyzeActor:
                     _verify(path, before, sha)
                     told = {"error_type": failure.kind, "error_message": failure.message}
                     row = {"sha256": sha, "attempt": item.attempt, **told}
+                    _identify(found, item, sha)
                     _add(found, (failed_group(FACTS),), f"{sha}#{item.attempt}", {failed_group(FACTS): [row]})
                     self.fresh[sha] = told
                     return Outcome(item.video_id, sha, time.monotonic() - started, footage_s=0.0, **told)
                 _verify(path, before, sha if analysis and analysis.facts.decode_errors else None)
+                _identify(found, item, sha)
                 footage_s = self._keep(analysis, item, sha, groups, found)
                 self.fresh[sha] = {}
         except (OSError, MemoryError) as error:
-            stop = machine_failure(error, f"while analysing {item.uri}") or _lost(error, item.uri)
+            stop = machine_failure(error, f"while analysing {item.uri}") or folder_lost(error, item.uri)
             if stop is not None:
                 raise stop from error
             message = f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -336,6 +340,22 @@ class _Quarantined(Exception):
         self.kind, self.message = kind, message
 
 
+def _identify(found: dict[tuple[str, ...], _Found], item: Item, sha256: str) -> None:
+    """Record the content of a file that was read for the first time, once it is certain that it is the file that was listed."""
+    if item.sha256 is None:
+        _add(found, (IDENTITY,), item.identity, {IDENTITY: [{"sha256": sha256}]})
+
+
+def _check_listed(item: Item, local: LocalFile, mark: tuple[int, int]) -> None:
+    """Raise ``OSError`` for a file that was replaced after it was listed: what is found in it is not what its record is about."""
+    if local.sha256 is not None:
+        same = item.sha256 in (None, local.sha256)
+    else:
+        same = item.identity == ":".join(map(str, (item.video_id, *mark)))
+    if not same:
+        raise OSError("it changed since it was listed; run again")
+
+
 def _mark(path: Path) -> tuple[int, int]:
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
@@ -350,13 +370,3 @@ def _verify(path: Path, before: tuple[int, int], sha256: str | None) -> None:
 
     if _mark(path) != before or (sha256 is not None and file_sha256(path) != sha256):
         raise OSError("it changed while it was being read; is it still being written?")
-
-
-def _lost(error: BaseException, uri: str) -> MachineFailure | None:
-    """A failure of the storage where not only the file but its folder is gone."""
-    if "://" in uri or not isinstance(error, FileNotFoundError) or Path(uri).parent.is_dir():
-        return None
-    return MachineFailure(
-        f"the folder {Path(uri).parent} is gone while its files are being analysed. Is the storage mounted? "
-        "What was finished is kept; run again when it is back, or run with the source as it is now."
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,7 +38,7 @@ class Quota(Params):
 
     def cap(self, possible: int) -> int:
         """The most clips that one group may keep, of ``possible``."""
-        by_share = possible if self.share is None else max(1, int(self.share * possible))
+        by_share = possible if self.share is None else max(1, math.floor(self.share * possible + 1e-9))
         return by_share if self.max is None else min(self.max, by_share)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from stages.contract import Shards, StageError
+from stages.curation.unchanged import changed
 from stages.machine import machine_failure
 from stages.spool import LocalFile, local_copy
 
@@ -143,12 +143,7 @@ def _record(key: str, info: EncodedInfo, file: Path, also: Also) -> dict[str, An
 def _check_unchanged(video: VideoCuts, local: LocalFile) -> None:
     from models.video.encode import EncodeError
 
-    if local.sha256 is not None:
-        changed = video.sha256 is not None and local.sha256 != video.sha256
-    else:
-        stat = os.stat(local.path)
-        changed = stat.st_size != video.bytes or (video.mtime_ns is not None and stat.st_mtime_ns != video.mtime_ns)
-    if changed:
+    if changed(local, video.sha256, video.bytes, video.mtime_ns):
         raise EncodeError(f"{video.uri} changed since it was analysed; run the pipeline again")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,7 +16,7 @@ from stages.curation.cut_worker import Also, CutActor, Failures, Span, VideoCuts
 if TYPE_CHECKING:
     from models.video.encode import Encoding
 
-_ROWS = 65_536
+_AT_ONCE = 65_536  # clips that are objects at the same time
 _VIDEO = ("video_id", "video_uri", "sha256", "source_bytes", "source_mtime_ns")
 _SPAN = ("key", "start_frame", "end_frame", "start_s", "end_s")
 NOTHING: Also = {}
@@ -30,11 +31,9 @@ def cut_missing(
     start_frame, end_frame, start_s and end_s, and the clips of a video in neighbouring rows. A record holds the file's bytes as
     ``content``, its frames, fps, width, height and sound, and the columns of ``also``.
     """
-    done = pa.array(sorted(ctx.records.done(group)), pa.string())
-    missing = clips.filter(pc.invert(pc.is_in(clips.column("key"), value_set=done)))
-    videos = list(_by_video(missing))
+    missing = _first_of_each(clips.filter(pc.invert(ctx.records.done(group).mask(clips.column("key")))))
     failed: Failures = {}
-    if not videos:
+    if not missing.num_rows:
         return failed
     init: Mapping[str, object] = {
         "encoding": encoding,
@@ -43,25 +42,36 @@ def cut_missing(
         "scratch": str(ctx.scratch / "cut"),
         "also": also,
     }
-    total = sum(len(video.spans) for video in videos)
-    with ctx.progress(total, unit) as bar:
-        for outcome in ctx.map(CutActor, videos, init=init):
-            failed |= outcome.failed
-            bar.advance(outcome.clips, failed=len(outcome.failed), footage_s=outcome.footage_s)
+    with ctx.progress(missing.num_rows, unit) as bar:
+        for videos in _in_turns(missing):
+            for outcome in ctx.map(CutActor, videos, init=init):
+                failed |= outcome.failed
+                bar.advance(outcome.clips, failed=len(outcome.failed), footage_s=outcome.footage_s)
     return failed
 
 
-def _by_video(missing: pa.Table) -> Iterator[VideoCuts]:
-    """The clips to cut, gathered by video; two videos of the same content are cut once."""
-    batches = missing.select([*_VIDEO, *_SPAN]).to_batches(max_chunksize=_ROWS)
-    rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-    taken: set[str] = set()
-    for _, of_video in itertools.groupby(rows, key=lambda row: row["video_id"]):
-        mine = [row for row in of_video if row["key"] not in taken]
-        taken.update(row["key"] for row in mine)
-        if mine:
-            first = mine[0]
-            yield VideoCuts(
-                first["video_uri"], first["sha256"], first["source_bytes"], first["source_mtime_ns"],
-                tuple(Span(*(row[name] for name in _SPAN)) for row in mine),
-            )  # fmt: skip
+def _first_of_each(clips: pa.Table) -> pa.Table:
+    """One row for each key: two videos of the same content are cut once."""
+    codes = clips.column("key").combine_chunks().dictionary_encode().indices.to_numpy()
+    return clips.take(pa.array(np.sort(np.unique(codes, return_index=True)[1])))
+
+
+def _in_turns(missing: pa.Table) -> Iterator[list[VideoCuts]]:
+    """The clips to cut, gathered by video, some ten thousand clips at a time: what waits is columns."""
+    video = missing.column("video_id").combine_chunks().dictionary_encode().indices.to_numpy()
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(video)) + 1, [len(video)]])
+    begin = 0
+    while begin < len(video):
+        # up to the last video that ends within the turn, and one at least
+        end = int(max(starts[starts <= begin + _AT_ONCE][-1], starts[starts > begin][0]))
+        rows = missing.select([*_VIDEO, *_SPAN]).slice(begin, end - begin).to_pylist()
+        yield [_cuts(list(of_video)) for _, of_video in itertools.groupby(rows, key=lambda row: row["video_id"])]
+        begin = end
+
+
+def _cuts(rows: Sequence[Mapping[str, Any]]) -> VideoCuts:
+    first = rows[0]
+    return VideoCuts(
+        first["video_uri"], first["sha256"], first["source_bytes"], first["source_mtime_ns"],
+        tuple(Span(*(row[name] for name in _SPAN)) for row in rows),
+    )  # fmt: skip

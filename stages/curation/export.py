@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from data_schemas.schema import Field as Column
 from data_schemas.tables import BALANCE, CAPTIONS, CLIPS, DEDUPE, SELECTION, SUBSET, VERDICTS, VIDEOS
 from stages.contract import Context, Files, Group, Params, Table, stage
+from stages.curation.columns import Rows
 from stages.curation.cutting import cut_missing
 from stages.curation.dataset_card import CARD, Made, dataset_card
 from stages.curation.ledgers import ledger_table
@@ -86,6 +87,14 @@ class ExportParams(Params):
         return Encoding(self.codec, self.crf, self.preset, self.max_side, self.audio == "keep")
 
 
+def _sound_version(params: ExportParams) -> Mapping[str, str]:
+    if params.audio != "keep":
+        return {}
+    from models.video.sound import SOUND_VERSION
+
+    return {"sound": SOUND_VERSION}
+
+
 @stage(
     name="export",
     version="2",
@@ -101,6 +110,7 @@ class ExportParams(Params):
     },
     optional=("balance", "verdicts"),
     outputs={"subset": Table(SUBSET), "media": Files("media")},
+    models=_sound_version,
 )
 def export(ctx: Context, params: ExportParams) -> None:
     """Encode the survivors frame-accurately. Encoded clips are records of their content, so another verdict or threshold
@@ -115,7 +125,7 @@ def export(ctx: Context, params: ExportParams) -> None:
     clips = clips.append_column("key", pa.array(clip_keys(clips), pa.string()))
     encoding = params.encoding()
     how = params.model_dump(mode="json", include={"codec", "crf", "preset", "max_side", "audio"})
-    group = Group(MEDIA, ctx.recipe(MEDIA, "3", how))
+    group = Group(MEDIA, ctx.recipe(MEDIA, "3", how | dict(_sound_version(params))))
     failed = cut_missing(ctx, encoding, group, clips)
 
     subset = _place(ctx, encoding, group, clips)
@@ -152,26 +162,21 @@ def clip_keys(clips: pa.Table) -> Iterator[str]:
 def _place(ctx: Context, encoding: Encoding, group: Group, clips: pa.Table) -> pa.Table:
     """Write the clips' files and return their rows of the subset by clip_id, every column carried along."""
     folder, base = ctx.folder(MEDIA), ctx.final_uri(MEDIA)
-    keys = clips.column("key").to_pylist()
-    reader = ctx.records.reader(group, keys)
-    rows: list[dict[str, Any]] = []
-    for clip, key in zip(clips.column("clip_id").to_pylist(), keys, strict=True):
-        found = reader.get(key)
-        if found is None:
-            continue
-        name = f"{clip}{encoding.suffix}"
-        (folder / name).write_bytes(found["content"])
-        rows.append(
-            {
-                "clip_id": clip,
-                "file_name": name,
-                "media_uri": child_uri(base, name),
-                "media_sha256": hashlib.sha256(found["content"]).hexdigest(),
-                "media_bytes": len(found["content"]),
-                **{name: found[name] for name in ("frames", "fps", "width", "height", "sound")},
-            }
-        )
-    placed = pa.Table.from_pylist(rows, _PLACED)
+    rows = Rows(_PLACED)
+    for start in range(0, clips.num_rows, _ROWS):
+        part = clips.slice(start, _ROWS)
+        keys = part.column("key").to_pylist()
+        reader = ctx.records.reader(group, keys)
+        for clip, key in zip(part.column("clip_id").to_pylist(), keys, strict=True):
+            found = reader.get(key)
+            if found is None:
+                continue
+            name, content = f"{clip}{encoding.suffix}", found["content"]
+            (folder / name).write_bytes(content)
+            told = {"clip_id": clip, "file_name": name, "media_uri": child_uri(base, name), "media_bytes": len(content),
+                    "media_sha256": hashlib.sha256(content).hexdigest()}  # fmt: skip
+            rows.add(*(told[field] if field in told else found[field] for field in _PLACED.names))
+    placed = rows.table()
     at = pc.index_in(placed.column("clip_id"), value_set=clips.column("clip_id").combine_chunks())
     for field in clips.schema:
         if field.name not in placed.column_names and field.name not in (*_INTERNAL, "key"):

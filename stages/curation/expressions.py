@@ -86,7 +86,7 @@ def compile_expression(text: str, schema: pa.Schema) -> pc.Expression:
 
 def _number(expr: pc.Expression) -> pc.Expression:
     """float64 with NaN made null, so that ``missing`` is one thing."""
-    value = expr.cast(pa.float64())
+    value = expr.cast(pa.float64(), safe=False)  # an integer beyond 2^53 is rounded
     return pc.if_else(pc.is_nan(value), pa.scalar(None, pa.float64()), value)
 
 

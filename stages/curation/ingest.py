@@ -16,9 +16,10 @@ from data_schemas.ids import video_id
 from data_schemas.tables import LEDGER, SOURCES
 from models.video.sniff import HEAD_BYTES, media_type_of_head, media_type_of_name
 from stages.contract import Context, Params, RetryableError, StageError, Table, World, stage
+from stages.curation.columns import CHUNK, Rows
 from stages.curation.gone import TAKEN_DOWN, Register, outside, say_rejected, write_gone
 from stages.curation.ledgers import ledger_table
-from stages.curation.listing import CHUNK, FILES, PROBLEMS, Listing, Rows, list_source
+from stages.curation.listing import FILES, PROBLEMS, Listing, list_source
 from stages.curation.tar_source import (
     Refused,
     is_compressed_tar,
@@ -96,10 +97,15 @@ def ingest(ctx: Context, params: IngestParams) -> None:
         )
     gone = register.without(listing.files.column("path"))
     if ctx.world.limit is None:
-        gone = register.rows.filter(pc.invert(pc.or_(
-            pc.is_in(register.rows.column("record_key"), value_set=pa.concat_arrays(met)),
-            pc.is_in(register.rows.column("path"), value_set=problems.column("path").combine_chunks()),
-        )))  # fmt: skip
+        gone = register.rows.filter(
+            pc.invert(pc.is_in(register.rows.column("record_key"), value_set=pa.concat_arrays(met)))
+        )
+        # what cannot be read is not gone, nor is what lies in a tar that cannot be read
+        unusable = problems.column("path").combine_chunks()
+        gone = gone.filter(pc.invert(pc.is_in(gone.column("path"), value_set=unusable)))
+        in_unusable = pc.is_in(gone.column("file"), value_set=unusable)
+        problems = pa.concat_tables([problems, _unreachable(gone.filter(in_unusable))])
+        gone = gone.filter(pc.invert(in_unusable))
     removed = write_gone(ctx, gone)
     for batch in problems.to_batches(max_chunksize=CHUNK):
         ctx.ledger(_failures(ctx, name, batch.to_pylist()))
@@ -121,6 +127,13 @@ class _Seen:
     hidden: int
     ignored: Counter[str] = field(default_factory=Counter)
     problems: Rows = field(default_factory=lambda: Rows(PROBLEMS))
+
+
+def _unreachable(members: pa.Table) -> pa.Table:
+    """Problems of what was listed before in a tar that cannot be read any more, or not to its end."""
+    message = "it was listed in this tar before, and the tar can no longer be read so far"
+    columns = [members.column("path"), pa.repeat("DamagedTar", members.num_rows), pa.repeat(message, members.num_rows)]
+    return pa.Table.from_arrays(columns, schema=PROBLEMS)
 
 
 def _failures(ctx: Context, name: str, problems: list[dict[str, Any]]) -> pa.Table:
@@ -352,9 +365,16 @@ def _sidecar(uri: str, suffix: str) -> dict[str, Any]:
     text = raw.decode("utf-8-sig")
     if suffix == ".txt":
         return {"caption": text}
-    told = json.loads(text)
+    told = json.loads(text, parse_constant=lambda number: None)  # NaN and Infinity are no JSON
     if not isinstance(told, dict):
         raise ValueError("not a JSON object")
+    for key in ("caption", "licence", "license"):
+        if isinstance(told.get(key), dict | list):
+            raise ValueError(f"its {key} is not a text")
+    try:
+        json.dumps(told, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("it holds half of a character (a lone surrogate)") from error
     return told
 
 
@@ -366,5 +386,14 @@ def _text(value: object) -> str | None:
 
 
 def _extra(columns: Mapping[str, Any]) -> str | None:
-    kept = {k: v for k, v in columns.items() if v is not None and not (isinstance(v, float) and not math.isfinite(v))}
-    return json.dumps(kept, ensure_ascii=False, sort_keys=True, default=str) if kept else None
+    kept = {k: v for k, v in _finite(columns).items() if v is not None}
+    return json.dumps(kept, ensure_ascii=False, sort_keys=True, default=str, allow_nan=False) if kept else None
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for every number that is none, however deep: JSON has no words for them."""
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

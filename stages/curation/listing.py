@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from decimal import Decimal
 from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow as pa
@@ -21,14 +23,13 @@ import pyarrow.parquet as pq
 
 from stages import s3
 from stages.contract import StageError
-from stages.curation.tar_source import CONTROLS, is_tar, without_controls
+from stages.curation.columns import CHUNK, Rows
+from stages.curation.tar_source import CONTROLS, is_tar, split_member_uri, without_controls
 from stages.location import child_uri, in_threads, is_remote, open_location, why_not
 from stages.machine import machine_failure
 from stages.retried import retried
 
 LIST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".pq")
-CHUNK = 50_000
-
 FILES = pa.schema([("path", pa.string()), ("uri", pa.string()), ("bytes", pa.int64()), ("mtime_ns", pa.int64())])
 PROBLEMS = pa.schema([("path", pa.string()), ("error_type", pa.string()), ("message", pa.string())])
 
@@ -40,30 +41,6 @@ _MEASURED = {
     "media_type",
 }  # a list's own columns of these names are carried along as listed_<name>
 _TEXT = ("uri", "path", "caption", "licence", "license")
-
-
-class Rows:
-    """Rows gathered as Arrow columns, a chunk of Python values at a time."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self.schema = schema
-        self._columns: list[list[Any]] = [[] for _ in schema]
-        self._done: list[pa.Table] = []
-
-    def add(self, *row: object) -> None:
-        for column, value in zip(self._columns, row, strict=True):
-            column.append(value)
-        if len(self._columns[0]) >= CHUNK:
-            self._flush()
-
-    def _flush(self) -> None:
-        arrays = [pa.array(column, field.type) for column, field in zip(self._columns, self.schema, strict=True)]
-        self._done.append(pa.Table.from_arrays(arrays, schema=self.schema))
-        self._columns = [[] for _ in self.schema]
-
-    def table(self) -> pa.Table:
-        self._flush()
-        return pa.concat_tables(self._done)
 
 
 @dataclass(frozen=True)
@@ -244,6 +221,7 @@ def _list_table(source: str, filesystem: pafs.FileSystem, root: str, name: str) 
     given = table.column(key).cast(pa.string())
     rest = table.drop_columns([key])
     rest = rest.rename_columns([f"listed_{name}" if name in _MEASURED else name for name in rest.column_names])
+    _each_once(source, rest.column_names)
     if given.null_count:
         row = pc.index(pc.is_null(given), True).as_py() + 1
         raise StageError(
@@ -270,14 +248,10 @@ def _read_list(source: str, filesystem: pafs.FileSystem, root: str) -> pa.Table:
     suffix = root.lower().rsplit(".", 1)[-1]
     try:
         if suffix in ("parquet", "pq"):
+            _each_once(source, retried(lambda: pq.read_schema(root, filesystem=filesystem)).names)
             return _wide(retried(lambda: pq.read_table(root, filesystem=filesystem)))
         data = retried(lambda: _bytes(filesystem, root))
-        if suffix == "csv":
-            return _wide(_read_csv(data))
-        text = pa.schema([(name, pa.string()) for name in _TEXT])
-        table = pajson.read_json(pa.BufferReader(data), parse_options=pajson.ParseOptions(explicit_schema=text))
-        absent = [n for n in _TEXT if n in table.column_names and table.column(n).null_count == table.num_rows]
-        return _wide(table.drop_columns(absent))  # a column of the schema that no line has comes as nulls
+        return _wide(_read_csv(source, data) if suffix == "csv" else _read_json_lines(data))
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
         failure = machine_failure(error, f"reading the list {source}")
         if failure is not None:
@@ -293,11 +267,32 @@ def _bytes(filesystem: pafs.FileSystem, path: str) -> bytes:
         return bytes(stream.read())
 
 
-def _read_csv(data: bytes) -> pa.Table:
+def _each_once(source: str, names: Sequence[str]) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise StageError(f"the list {source} has more than one column {', '.join(twice)}. Rename or drop the others.")
+
+
+def _read_json_lines(data: bytes) -> pa.Table:
+    """JSON has no dates: what looks like one is text that somebody wrote, and stays as it was written."""
+    text = dict.fromkeys(_TEXT, pa.string())
+    while True:
+        options = pajson.ParseOptions(explicit_schema=pa.schema(list(text.items())))
+        table = pajson.read_json(pa.BufferReader(data), parse_options=options)
+        dates = [field.name for field in table.schema if pa.types.is_timestamp(field.type)]
+        if not dates:
+            break
+        text |= dict.fromkeys(dates, pa.string())
+    absent = [n for n in _TEXT if n in table.column_names and table.column(n).null_count == table.num_rows]
+    return table.drop_columns(absent)  # a column of the schema that no line has comes as nulls
+
+
+def _read_csv(source: str, data: bytes) -> pa.Table:
     """Every column as text, then as numbers or truth values where the text loses nothing by it: 007 and NA stay as they are."""
     options = {"parse_options": pacsv.ParseOptions(newlines_in_values=True)}
     with pacsv.open_csv(pa.BufferReader(data), **options) as reader:
         names = reader.schema.names
+    _each_once(source, names)
     table = pacsv.read_csv(
         pa.BufferReader(data),
         convert_options=pacsv.ConvertOptions(
@@ -316,11 +311,22 @@ def _typed(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column
     if pc.all(pc.is_in(column.drop_null(), value_set=pa.array(["true", "false"]))).as_py():
         return pc.equal(column, "true")
-    if pc.all(pc.match_substring_regex(column, r"^-?(0|[1-9][0-9]{0,17})$")).as_py():
-        return column.cast(pa.int64())
+    if pc.all(pc.match_substring_regex(column, r"^-?(0|[1-9][0-9]*)$")).as_py():
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            return column  # an id of twenty digits
     if pc.all(pc.match_substring_regex(column, r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?$")).as_py():
-        return column.cast(pa.float64())
+        numbers = column.cast(pa.float64())
+        if all(Decimal(text) == Decimal(repr(number)) for text, number in _long(column, numbers)):
+            return numbers
     return column
+
+
+def _long(column: pa.ChunkedArray, numbers: pa.ChunkedArray) -> Iterator[tuple[str, float]]:
+    """The numbers that were written with more digits than a float surely holds."""
+    long = pc.fill_null(pc.greater(pc.utf8_length(column), sys.float_info.dig), False)
+    return zip(column.filter(long).to_pylist(), numbers.filter(long).to_pylist(), strict=True)
 
 
 def _wide(table: pa.Table) -> pa.Table:
@@ -370,9 +376,10 @@ def _absolute(path: str, source: str, filesystem: pafs.FileSystem, root: str) ->
 
 
 def _look_up(uri: str) -> tuple[int, int | None] | Exception:
-    """Size and modification time of a file, or why there is none."""
+    """Size and modification time of a file, or of a tar's member, or why there is none."""
     try:
-        filesystem, path = open_location(uri)
+        member = split_member_uri(uri)
+        filesystem, path = open_location(member[0] if member else uri)
         info = filesystem.get_file_info(path)
     except (OSError, StageError) as error:
         return error
@@ -380,7 +387,7 @@ def _look_up(uri: str) -> tuple[int, int | None] | Exception:
         return FileNotFoundError(2, "there is nothing there")
     if info.type != pafs.FileType.File:
         return IsADirectoryError(21, "it is not a file")
-    return info.size, info.mtime_ns
+    return member[1].bytes if member else info.size, info.mtime_ns
 
 
 def _why(uri: str, error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,8 @@ import pyarrow as pa
 
 from stages.contract import RecordReader, Shards
 from stages.curation.keyframes import FrameBatch, read_frames
+from stages.curation.unchanged import changed
+from stages.machine import folder_lost, machine_failure
 from stages.spool import local_copy
 
 if TYPE_CHECKING:
@@ -25,9 +28,15 @@ FRAMES = 3  # key frames by which a clip is known: its first, middle and last
 
 @dataclass(frozen=True)
 class VideoSpans:
-    """Clips of one video, so that one pass over it serves them all: (record key, start_frame, end_frame, start_s, end_s)."""
+    """Clips of one video, so that one pass over it serves them all: (record key, start_frame, end_frame, start_s, end_s).
+
+    ``sha256``, ``bytes`` and ``mtime_ns`` are those of the file that was analysed, null where not known.
+    """
 
     uri: str
+    sha256: str | None
+    bytes: int
+    mtime_ns: int | None
     spans: tuple[tuple[str, int, int, float, float], ...]
 
 
@@ -93,24 +102,51 @@ class SignatureActor:
         return len(pixels), failed
 
     def _video(self, job: VideoSpans, pixels: dict[str, bytes], damage: dict[str, float], failed: Failures) -> None:
+        from models.video.analyze import file_sha256
         from models.video.reader import UndecodableError
-        from models.video.spans import SourceEndedError, Span, read_spans
 
         left = {key for key, *_ in job.spans}
-        spans = [Span(first, end, start_s, end_s) for _, first, end, start_s, end_s in job.spans]
         try:
             with local_copy(job.uri) as local:
-                for number, result in read_spans(local.path, spans, lambda reader, number: _Signing()):
-                    key = job.spans[number][0]
-                    left.discard(key)
-                    if isinstance(result, SourceEndedError):
-                        message = "the source no longer has the frames of this clip; run analyze again"
-                        failed[key] = {"error_type": "FramesMissing", "error_message": message}
-                    else:
-                        pixels[key], damage[key] = result.to_bytes(), result.damage
-        except (UndecodableError, OSError) as error:
-            why = {"error_type": type(error).__name__, "error_message": str(error)}
-            failed.update(dict.fromkeys(left, why))
+                if changed(local, job.sha256, job.bytes, job.mtime_ns):
+                    raise _SourceChanged(f"{job.uri} changed since it was analysed; run the pipeline again")
+                try:
+                    self._read(local.path, job, left, pixels, damage, failed)
+                except UndecodableError:
+                    file_sha256(local.path)  # to a decoder a disk that fails looks like a damaged file
+                    raise
+        except (UndecodableError, OSError, MemoryError, _SourceChanged) as error:
+            stop = machine_failure(error, f"while comparing {job.uri}") or folder_lost(error, job.uri)
+            if stop is not None:
+                raise stop from error
+            message = f"{job.uri} cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+            for key in left:
+                failed[key] = {"error_type": type(error).__name__.lstrip("_"), "error_message": message}
+
+    def _read(
+        self,
+        path: Path,
+        job: VideoSpans,
+        left: set[str],
+        pixels: dict[str, bytes],
+        damage: dict[str, float],
+        failed: Failures,
+    ) -> None:
+        from models.video.spans import SourceEndedError, Span, read_spans
+
+        spans = [Span(first, end, start_s, end_s) for _, first, end, start_s, end_s in job.spans]
+        for number, result in read_spans(path, spans, lambda reader, number: _Signing()):
+            key = job.spans[number][0]
+            left.discard(key)
+            if isinstance(result, SourceEndedError):
+                message = "the source no longer has the frames of this clip; run analyze again"
+                failed[key] = {"error_type": "FramesMissing", "error_message": message}
+            else:
+                pixels[key], damage[key] = result.to_bytes(), result.damage
+
+
+class _SourceChanged(Exception):
+    """The file is another than the one that was analysed."""
 
 
 class _Signing:

@@ -160,11 +160,16 @@ class Verdicts:
         ]
         self.key_of.update(zip(rows.tolist(), keys, strict=True))
         done = self.ctx.records.done(self.signatures)
+        files = self._files(rows)
         by_video: dict[str, dict[str, tuple[str, int, int, float, float]]] = {}
-        for key, uri, span in zip(keys, uri_of, spans, strict=True):
+        about: dict[str, tuple[str | None, int, int | None]] = {}
+        for key, uri, file, span in zip(keys, uri_of, files, spans, strict=True):
             if key not in done:
                 by_video.setdefault(uri, {})[key] = (key, *span)
-        jobs = [VideoSpans(uri, tuple(of[key] for key in sorted(of))) for uri, of in sorted(by_video.items())]
+                about[uri] = file
+        jobs = [
+            VideoSpans(uri, *about[uri], tuple(of[key] for key in sorted(of))) for uri, of in sorted(by_video.items())
+        ]
         failed: Failures = {}
         if jobs:
             init = {"shards": self.ctx.records.shards([self.signatures, self.damage])}
@@ -173,6 +178,16 @@ class Verdicts:
                     failed |= errors
                     bar.advance(count + len(errors), failed=len(errors))
         self.failed.update({row: failed[key] for row, key in zip(rows.tolist(), keys, strict=True) if key in failed})
+
+    def _files(self, rows: np.ndarray) -> list[tuple[str | None, int, int | None]]:
+        """Digest, size and modification time of each row's source as it was analysed."""
+        wanted = self.clips.column("video_id").take(pa.array(rows)).combine_chunks()
+        columns = ["video_id", "sha256", "bytes", "mtime_ns"]
+        videos = self.ctx.dataset("videos").to_table(
+            columns=columns, filter=pc.field("video_id").isin(pc.unique(wanted))
+        )
+        found = videos.take(pc.index_in(wanted, value_set=videos.column("video_id").combine_chunks()))
+        return list(zip(*(found.column(name).to_pylist() for name in columns[1:]), strict=True))
 
     def _compare(self, pairs: np.ndarray, mirrored: np.ndarray) -> dict[tuple[int, int], bool]:
         """Links the pairs that match; returns what was found of each pair (smaller row first)."""

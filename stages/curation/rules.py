@@ -53,8 +53,8 @@ class Rule(Params):
 
     name: str = Field(min_length=1, max_length=80)
     column: str | None = None
-    min: float | None = None
-    max: float | None = None
+    min: float | None = Field(default=None, allow_inf_nan=False)
+    max: float | None = Field(default=None, allow_inf_nan=False)
     quantile: Quantile | None = None
     where: str | None = None
     missing: Missing = "keep"

@@ -233,6 +233,13 @@ def test_a_quota_that_says_nothing_or_nonsense_is_refused(fields: dict[str, Any]
         BalanceParams.model_validate(fields)
 
 
+@pytest.mark.parametrize(
+    ("share", "possible", "cap"), [(0.29, 100, 29), (0.57, 100, 57), (0.58, 50, 29), (0.5, 3, 1), (0.01, 3, 1)]
+)
+def test_a_share_is_what_it_says_and_one_clip_at_least(share: float, possible: int, cap: int) -> None:
+    assert Quota(share=share).cap(possible) == cap
+
+
 def test_an_unknown_column_and_missing_embeddings_are_told(tmp_path: Path) -> None:
     inputs = tables(many(5))
     with pytest.raises(StageError, match="Did you mean sharpness"):

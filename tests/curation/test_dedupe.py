@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from stages.contract import StageError
 from stages.curation import near_jobs
 from stages.curation.dedupe import DedupeParams, NearParams, dedupe
 from stages.curation.groups import Groups, components, ranking, trees
+from stages.machine import MachineFailure
 from tests.context import LocalContext
 
 Analysed = Callable[..., dict[str, pa.Table]]
@@ -123,6 +126,51 @@ def test_a_source_that_vanished_keeps_its_clip_and_says_so(
     [odd] = [row for row in context.ledger_rows if row["error_type"]]
     assert odd["status"] == "accepted"
     assert "cannot be read" in odd["error_message"]
+
+
+def test_a_source_that_was_replaced_is_not_compared_by_what_it_is_now(
+    variants: dict[str, Path], analysed: Analysed, tmp_path: Path
+) -> None:
+    paths = [tmp_path / variants[name].name for name in ("original", "small")]
+    for path, name in zip(paths, ("original", "small"), strict=True):
+        path.write_bytes(variants[name].read_bytes())
+    tables = analysed(paths)
+    paths[1].write_bytes(variants["other_take"].read_bytes())
+    context = run(tmp_path, tables)
+    assert all(row["kept"] for row in by_path(tables, context).values())
+    [odd] = [row for row in context.ledger_rows if row["error_type"]]
+    assert (odd["status"], odd["error_type"]) == ("accepted", "SourceChanged")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EMFILE])
+def test_that_the_machine_fails_says_nothing_of_copies(
+    variants: dict[str, Path], analysed: Analysed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    tables = analysed([variants["original"], variants["small"]])
+
+    def fails(uri: str) -> None:
+        raise OSError(number, os.strerror(number), uri)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(near_jobs, "local_copy", fails)
+        with pytest.raises(MachineFailure, match="while comparing"):
+            run(tmp_path, tables)
+    rows = by_path(tables, run(tmp_path, tables))
+    assert sorted(row["kept"] for row in rows.values()) == [False, True]
+
+
+def test_that_the_folder_of_the_sources_is_gone_stops_the_run(
+    variants: dict[str, Path], analysed: Analysed, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    paths = [folder / variants[name].name for name in ("original", "small")]
+    for path, name in zip(paths, ("original", "small"), strict=True):
+        path.write_bytes(variants[name].read_bytes())
+    tables = analysed(paths)
+    folder.rename(tmp_path / "away")
+    with pytest.raises(MachineFailure, match="Is the storage mounted"):
+        run(tmp_path, tables)
 
 
 def test_the_same_bytes_and_span_are_exact_whatever_the_path(

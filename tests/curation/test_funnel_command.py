@@ -107,6 +107,8 @@ def test_the_named_settings_make_it_real(tries: list[str]) -> None:
         (["motionless=3"], "write RULE.FIELD=VALUE"),
         (["motionless.min=fast"], "motionless.min: input should be a valid number"),
         (["motionless.max=0.001"], "min 0.012 is above max 0.001"),
+        (["motionless.min=2024-13-45"], "the value 2024-13-45 is not a number"),
+        (["motionless.min=.nan"], "motionless.min: input should be a finite number"),
         (["a.b.c.d=1", "x=null"], "--try x=null"),
     ],
 )

@@ -99,7 +99,9 @@ def test_sidecars_bring_caption_licence_and_the_rest(tmp_path: Path) -> None:
     assert (rows["c.mp4"]["caption"], rows["c.mp4"]["caption_source"], rows["c.mp4"]["extra"]) == (None, None, None)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe\x00", b'"text"'])
+@pytest.mark.parametrize(
+    "content", [b"{", b"[1]", b"\xff\xfe\x00", b'"text"', b'{"caption": "cut \\ud83d"}', b'{"caption": ["a", "b"]}']
+)
 def test_a_broken_sidecar_does_not_cost_its_video(tmp_path: Path, content: bytes) -> None:
     source = tmp_path / "s"
     put(source / "a.mp4")
@@ -109,6 +111,17 @@ def test_a_broken_sidecar_does_not_cost_its_video(tmp_path: Path, content: bytes
     assert row["caption"] is None
     assert "a.json" in json.loads(row["extra"])["sidecar_problem"]
     assert [kind for kind, _ in context.events] == ["sidecar_unreadable", "listed"]
+
+
+def test_numbers_that_are_none_are_null_however_deep(tmp_path: Path) -> None:
+    put(tmp_path / "s" / "a.mp4")
+    put(tmp_path / "s" / "a.json", b'{"scores": {"a": NaN, "b": 1.5}, "l": [1, Infinity], "x": NaN}')
+    extra = rows_of(listed(tmp_path, tmp_path / "s"))["a.mp4"]["extra"]
+    assert json.loads(extra, parse_constant=pytest.fail) == {"scores": {"a": None, "b": 1.5}, "l": [1, None]}
+    table = pa.table({"path": ["a.mp4"], "deep": [{"list": [float("nan"), 2.0]}]})
+    pq.write_table(table, tmp_path / "s" / "list.parquet")
+    extra = rows_of(listed(tmp_path, tmp_path / "s" / "list.parquet"))["a.mp4"]["extra"]
+    assert json.loads(extra, parse_constant=pytest.fail) == {"deep": {"list": [None, 2.0]}}
 
 
 @pytest.mark.parametrize("breaks", [2, 99])
@@ -242,9 +255,26 @@ def test_json_lines_carry_their_columns_and_csv_text_stays_as_it_is(tmp_path: Pa
     assert told == {"zip": "007", "when": "2024-01-02", "n": 12, "x": 1.5, "ok": True, "word": "NA"}
 
 
+def test_what_a_list_says_is_carried_as_it_was_written(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        put(tmp_path / name)
+    text = "path,id,long,price,exact\na.mp4,7301234567890123457,73012345678901234571,1.10,0.12345678901234567890\n"
+    text += "b.mp4,7301234567890123999,1,2.25,1.5\n"
+    rows = rows_of(listed(tmp_path, put(tmp_path / "list.csv", text.encode())))
+    assert [json.loads(rows[name]["extra"]) for name in ("a.mp4", "b.mp4")] == [
+        {"id": 7301234567890123457, "long": "73012345678901234571", "price": 1.1, "exact": "0.12345678901234567890"},
+        {"id": 7301234567890123999, "long": "1", "price": 2.25, "exact": "1.5"},
+    ]
+    said = {"day": "2023-05-01", "at": "2023-05-01T10:00:00+02:00"}
+    lines = put(tmp_path / "list.jsonl", json.dumps({"path": "a.mp4", **said}).encode())
+    assert json.loads(rows_of(listed(tmp_path, lines))["a.mp4"]["extra"]) == said
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"uri,tag,caption,tag\na.mp4,1,x,2\n", "more than one column tag"),
+        (b"uri,path,listed_path\na.mp4,x,y\n", "more than one column listed_path"),
         (b"file,caption\na.mp4,x\n", "no column uri or path"),
         (b"uri,caption\na.mp4\n", "cannot be read"),
         (b"uri,caption\n,x\n", "rows without uri, the first is row 1"),

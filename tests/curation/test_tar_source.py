@@ -144,6 +144,32 @@ def test_a_torn_tar_gives_what_is_whole_and_says_what_is_not(tmp_path: Path) -> 
     assert failures(context) == {"t.tar": "TarError"}
 
 
+@pytest.mark.parametrize("damage", ["cut off", "overwritten"])
+def test_what_lies_in_a_tar_that_is_damaged_later_has_failed_and_is_not_removed(tmp_path: Path, damage: str) -> None:
+    tar = pack(tmp_path / "s" / "t.tar", [entry("a.mp4"), entry("b.mp4", bytes(5000)), entry("c.mp4")])
+    put = tmp_path / "s" / "other.mp4"
+    put.write_bytes(MP4)
+    LocalContext(tmp_path, ingest, source=tmp_path / "s").run()
+    data = tar.read_bytes()
+    tar.write_bytes(data[:3000] if damage == "cut off" else b"\xff" * len(data))
+    context = LocalContext(tmp_path, ingest, source=tmp_path / "s")
+    context.run()
+    left = ["b.mp4", "c.mp4"] if damage == "cut off" else ["a.mp4", "b.mp4", "c.mp4"]
+    found = failures(context)
+    assert found.keys() >= {f"t.tar/{name}" for name in left}
+    assert found["t.tar/c.mp4"] == "DamagedTar"
+    assert context.outputs["removed"].num_rows == 0
+    assert not [row for row in context.ledger_rows if row["status"] == "rejected"]
+
+
+def test_a_list_may_name_a_member_by_its_place(tmp_path: Path) -> None:
+    pack(tmp_path / "t.tar", [entry("a.mp4"), entry("b.mp4", MP4 * 3)])
+    uris = [member_uri(str(tmp_path / "t.tar"), member) for member in members(str(tmp_path / "t.tar"))]
+    (tmp_path / "list.csv").write_text("\n".join(["uri", *uris]))
+    rows = rows_of(listed(tmp_path, tmp_path / "list.csv"))
+    assert {uri: row["bytes"] for uri, row in rows.items()} == {uris[0]: len(MP4), uris[1]: 3 * len(MP4)}
+
+
 def test_a_header_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
     tar = pack(tmp_path / "t.tar", [entry("a.mp4")])
     bomb = tarfile.TarInfo("long")

@@ -329,6 +329,48 @@ def test_a_file_that_changes_while_it_is_read_is_read_again_later(
     assert by_path(run(tmp_path, source))["pan.mp4"]["status"] == "ok"
 
 
+def test_a_file_that_is_replaced_while_it_is_read_leaves_nothing_under_the_name_of_what_it_was(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, other = Guard.call, tmp_path / "other.mp4"
+    write(other, still(200, 45))
+
+    def replacing(guard: Guard, call: str, arguments: dict[str, Any], limits: Any = None) -> Any:
+        result = real(guard, call, arguments, limits)
+        if arguments["path"].endswith("pan.mp4") and other.exists():
+            other.replace(arguments["path"])
+        return result
+
+    monkeypatch.setattr(Guard, "call", replacing)
+    video = by_path(run(tmp_path, source))["pan.mp4"]
+    assert (video["status"], video["sha256"]) == ("failed", None)
+    assert "changed while it was being read" in video["error_message"]
+    video = by_path(run(tmp_path, source))["pan.mp4"]
+    assert (video["status"], video["frames"]) == ("ok", 45)
+
+
+def test_a_known_file_that_is_replaced_after_it_was_listed_gives_no_scores_to_what_it_was(
+    tmp_path: Path, source: Path
+) -> None:
+    run(tmp_path, source)
+    listed, kept = sources(source), tmp_path / "kept.mp4"
+    shutil.move(source / "pan.mp4", kept)
+    write(source / "pan.mp4", still(250, 30))
+    changed = run(tmp_path, source, table=listed, scorers=(*FEW, "sharpness"))
+    video = by_path(changed)["pan.mp4"]
+    assert (video["status"], "changed since it was listed" in video["error_message"]) == ("failed", True)
+    assert by_path(changed)["two_shots.mp4"]["status"] == "ok"
+    shutil.copy(kept, source / "again.mp4")
+    (tmp_path / "fresh").mkdir()
+    found, fresh = (run(place, source, scorers=(*FEW, "sharpness")) for place in (tmp_path, tmp_path / "fresh"))
+    for context in (found, fresh):
+        assert by_path(context)["again.mp4"]["status"] == "ok"
+    columns = ["clip_id", "exposure_mean", "sharpness"]
+    columns = [name for name in columns if name in found.outputs["shots"].column_names]
+    rows = [context.outputs["shots"].select(columns).sort_by("clip_id") for context in (found, fresh)]
+    assert rows[0].equals(rows[1])
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read every file")
 def test_a_file_that_may_not_be_read_fails_and_is_read_when_it_may(tmp_path: Path, source: Path) -> None:
     (source / "pan.mp4").chmod(0)

@@ -16,7 +16,7 @@ import models.video.spans
 from models.video.cut import Cut, DamagedSpanError, cut_clip, cut_clips
 from models.video.encode import EncodedInfo, EncodeError, Encoding, read_video
 from models.video.reader import VideoReader
-from models.video.sound import RATE
+from models.video.sound import RATE, Sound
 from tests.footage.media import pan, write_grey
 
 LEVELS = list(range(20, 220, 4))
@@ -289,6 +289,42 @@ def test_sound_stays_with_its_pictures(
         assert abs(int(np.argmax(alike)) - 2048) < 96
         if start == 0 and offset:
             assert np.abs(cut[: int(offset * RATE) - 2048]).max() < 0.01  # silent until the sound begins
+
+
+def tone(path: Path, rate: int, layout: str, from_s: float) -> bytes:
+    """Two seconds of 400 Hz in a transport stream, as a broadcast may join them."""
+    with av.open(str(path), "w", format="mpegts") as container:
+        stream = container.add_stream("mp2", rate=rate)
+        stream.codec_context.layout = layout
+        wave = np.sin(2 * np.pi * 400 * np.arange(2 * rate) / rate) * 8000
+        packed = np.repeat(wave.astype(np.int16), 1 if layout == "mono" else 2)[None]
+        each = 1152 * (1 if layout == "mono" else 2)
+        for n, start in enumerate(range(0, packed.shape[1], each)):
+            piece = av.AudioFrame.from_ndarray(np.ascontiguousarray(packed[:, start : start + each]), "s16", layout)
+            piece.sample_rate, piece.time_base, piece.pts = rate, Fraction(1, rate), n * 1152 + round(from_s * rate)
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("second", [(44_100, "stereo"), (48_000, "mono"), (32_000, "mono")])
+@pytest.mark.parametrize("first", [(48_000, "stereo"), (44_100, "mono")])
+def test_a_track_that_changes_its_form_keeps_its_pitch(
+    tmp_path: Path, first: tuple[int, str], second: tuple[int, str]
+) -> None:
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(tone(tmp_path / "a.ts", *first, 0.0) + tone(tmp_path / "b.ts", *second, 2.0))
+    with av.open(str(joined)) as container:
+        start_s = float(container.streams.audio[0].start_time * container.streams.audio[0].time_base)
+    sound = Sound.of(joined, start_s)
+    assert sound is not None
+    heard = np.concatenate([frame.to_ndarray() for frame in sound.rest(4.0)], axis=1)
+    sound.close()
+    assert heard.shape == (1 if first[1] == "mono" else 2, 4 * RATE)
+    for part in (heard[0, RATE // 2 : RATE * 3 // 2], heard[0, RATE * 5 // 2 : RATE * 7 // 2]):
+        spectrum = np.abs(np.fft.rfft(part))
+        assert int(np.argmax(spectrum)) == 400  # of one second, so the bins are Hz
+        assert np.abs(part).max() > 0.1
 
 
 def test_a_source_without_sound_gives_a_clip_without_sound(footage: Path, tmp_path: Path) -> None:
