@@ -35,6 +35,7 @@ NEMO_FLOOR = (
 )  # clips/s/core of NeMo's nightly floors, 10 s clips on 128 cores (docs/curation_benchmark.md)
 
 LONG = ("data_juicer",)
+BARE = ("decode", "decode_in_company", "analyze", "encode", "tower_fp32", "tower_bf16")
 
 
 def marginal(small: float, large: float, small_s: float, large_s: float) -> tuple[float, float]:
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--films", type=int, nargs=2, default=(1, 4), help="of each size in the small and large set")
     parser.add_argument("--peer-films", type=int, nargs=2, default=(1, 2), help="the same for Data-Juicer")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--bare-repeats", type=int, default=5, help=f"for {', '.join(BARE)}: all ratios rest on these")
     parser.add_argument("--long-repeats", type=int, default=1, help=f"for {', '.join(LONG)}, whose runs take longest")
     parser.add_argument("--only", nargs="*", choices=list(SYSTEMS), help="systems to run; all by default")
     parser.add_argument("--no-whole", action="store_true", help="leave out the run over all films")
@@ -117,9 +119,13 @@ def main() -> None:
 
     runs: dict[str, list[dict[str, float]]] = {}
     details: dict[str, list[dict[str, object]]] = {}
-    for repeat in range(given.repeats):
+    of = {
+        name: given.bare_repeats if name in BARE else given.long_repeats if name in LONG else given.repeats
+        for name in names
+    }
+    for repeat in range(max(of.values())):
         for name in names:
-            if name in LONG and repeat >= given.long_repeats:
+            if repeat >= of[name]:
                 continue
             sizes = given.peer_films if name == "data_juicer" else given.films
             small, large = (subset(films, n) for n in sizes)

@@ -17,7 +17,7 @@ TITLES = {
     "decode_in_company": "the same, two at once, for each",
     "analyze": "our one pass: shots, nine scorers, key frames",
     "encode": "decode and encode every frame, as the export does",
-    "tower_fp32": "three pictures a clip through CLIP, fp32",
+    "tower_fp32": "three pictures a shot through CLIP, fp32",
     "tower_bf16": "the same in bf16",
     "fulcrum_every_clip_fp32": "`curate`, every clip kept",
     "fulcrum_fp32": "`curate`, default rules and dedupe",
