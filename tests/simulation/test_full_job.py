@@ -102,7 +102,7 @@ def test_an_estimate_of_a_source_takes_the_place_of_the_defaults() -> None:
     assert rows["analyze"].core_hours == pytest.approx(3, rel=0.01)  # but for lost batches
     assert rows["embed"].gpu_hours == pytest.approx(0.5)
     assert rows["export"].stage.known == "measured"
-    assert rows["ingest"].driver_s == pytest.approx(100 * 5.344e-5)
+    assert rows["ingest"].driver_s == pytest.approx(100 * 9.648e-5)
 
 
 @pytest.mark.parametrize(
