@@ -29,6 +29,7 @@ TITLES = {
 }
 SHORT = {"script": "the scripts", "nemo": "NeMo Curator's stages", "data_juicer": "Data-Juicer"}
 PEERS = tuple(SHORT)
+PARTS = ("analyze", "tower_fp32", "encode")
 
 
 def systems(found: Mapping[str, Any]) -> str:
@@ -46,9 +47,6 @@ def systems(found: Mapping[str, Any]) -> str:
             f"| {row['fixed_cpu_s']:.0f} | {row['peak_gib']:.1f} | {found['repeats'][name]} |"
         )
     return "\n".join(lines)
-
-
-PARTS = ("analyze", "tower_fp32", "encode")
 
 
 def floor(found: Mapping[str, Any]) -> str:

@@ -1,9 +1,10 @@
-"""Rows that become columns as they come: a million of them are never Python objects at once."""
+"""Rows that become columns as they come, and questions to whole columns: a million rows are never Python objects at once."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 CHUNK = 50_000  # rows that are Python objects at the same time
@@ -31,3 +32,12 @@ class Rows:
     def table(self) -> pa.Table:
         self._flush()
         return pa.concat_tables(self._done)
+
+
+def first_of_each(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """The rows at which a value appears for the first time, ascending; none for null. int64 (N,)."""
+    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    codes = array.dictionary_encode().indices
+    rows = np.flatnonzero(np.asarray(codes.is_valid()))
+    first: np.ndarray = np.sort(rows[np.unique(codes.drop_null().to_numpy(), return_index=True)[1]])
+    return first

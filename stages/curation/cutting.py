@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.contract import Context, Group
+from stages.curation.columns import first_of_each
 from stages.curation.cut_worker import Also, CutActor, Failures, Span, VideoCuts
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ def cut_missing(
     start_frame, end_frame, start_s and end_s, and the clips of a video in neighbouring rows. A record holds the file's bytes as
     ``content``, its frames, fps, width, height and sound, and the columns of ``also``.
     """
-    missing = _first_of_each(clips.filter(pc.invert(ctx.records.done(group).mask(clips.column("key")))))
+    missing = clips.filter(pc.invert(ctx.records.done(group).mask(clips.column("key"))))
+    missing = missing.take(
+        pa.array(first_of_each(missing.column("key")))
+    )  # two videos of the same content are cut once
     failed: Failures = {}
     if not missing.num_rows:
         return failed
@@ -48,12 +52,6 @@ def cut_missing(
                 failed |= outcome.failed
                 bar.advance(outcome.clips, failed=len(outcome.failed), footage_s=outcome.footage_s)
     return failed
-
-
-def _first_of_each(clips: pa.Table) -> pa.Table:
-    """One row for each key: two videos of the same content are cut once."""
-    codes = clips.column("key").combine_chunks().dictionary_encode().indices.to_numpy()
-    return clips.take(pa.array(np.sort(np.unique(codes, return_index=True)[1])))
 
 
 def _in_turns(missing: pa.Table) -> Iterator[list[VideoCuts]]:

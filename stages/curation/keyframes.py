@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from stages.contract import Keys
+from stages.curation.columns import first_of_each
 
 _CLIPS = pa.schema([("clip_id", pa.string()), ("record_key", pa.string()), ("first", pa.int32()), ("last", pa.int32())])
 SCAN_ROWS = 2048  # pictures held at once while keys are made, about 40 MB
@@ -163,9 +164,7 @@ def frame_batches(index: FrameIndex, done: Keys, per_batch: int) -> FrameBatches
     """Batches of clips whose key is not done, one clip for each key, neighbours in the table together."""
     clips = index.clips.filter(pc.invert(done.mask(index.clips.column("record_key"))))
     clips = clips.sort_by([("first", "ascending"), ("clip_id", "ascending")])
-    codes = clips.column("record_key").combine_chunks().dictionary_encode().indices.to_numpy()
-    once = np.sort(np.unique(codes, return_index=True)[1])
-    return FrameBatches(index.pieces, clips.take(pa.array(once)), per_batch)
+    return FrameBatches(index.pieces, clips.take(pa.array(first_of_each(clips.column("record_key")))), per_batch)
 
 
 def read_frames(batch: FrameBatch) -> dict[str, list[tuple[float, bytes]]]:

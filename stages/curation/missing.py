@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from stages.contract import Keys
 from stages.curation.analyze_worker import FACTS, Item, Known
+from stages.curation.columns import first_of_each
 
 LARGE = (
     16 << 20
@@ -97,7 +98,9 @@ class Committed:
         """Rows of ``sources`` to work on; of several with one content the first. ``unread`` are not tried again."""
         new = _mask(content.is_null()) & ~_mask(pc.is_in(sources.column("video_id").combine_chunks(), value_set=unread))
         lacks = np.where(new, np.uint64((1 << len(self.wanted)) - 1), self.lacking(content))
-        lacks[~new & ~_first_of_each(content)] = 0
+        once = np.zeros(len(content), bool)
+        once[first_of_each(content)] = True
+        lacks[~new & ~once] = 0
         rows = np.flatnonzero(lacks)
         size = sources.column("bytes").to_numpy()[rows]
         # a large one at the end would leave every other worker idle; the others stay in order of their places
@@ -118,15 +121,6 @@ def last_attempts(keys: Keys) -> pa.Table:
     sha, attempt = pc.list_element(parts, 0), pc.list_element(parts, 1).cast(pa.int32())
     found = pa.table({"sha256": sha, "attempt": attempt}).group_by("sha256").aggregate([("attempt", "max")])
     return found.select(["sha256", "attempt_max"]).rename_columns(["sha256", "attempt"])
-
-
-def _first_of_each(values: pa.StringArray) -> np.ndarray:
-    """Where a value appears for the first time; false for null. bool (N,)."""
-    first = np.zeros(len(values), bool)
-    codes = values.dictionary_encode().indices
-    rows = np.flatnonzero(_mask(codes.is_valid()))
-    first[rows[np.unique(codes.drop_null().to_numpy(), return_index=True)[1]]] = True
-    return first
 
 
 def _prefixes(keys: pa.StringArray) -> np.ndarray:

@@ -109,19 +109,21 @@ class SignatureActor:
         try:
             with local_copy(job.uri) as local:
                 if changed(local, job.sha256, job.bytes, job.mtime_ns):
-                    raise _SourceChanged(f"{job.uri} changed since it was analysed; run the pipeline again")
+                    raise SourceChanged(f"{job.uri} changed since it was analysed; run the pipeline again")
                 try:
                     self._read(local.path, job, left, pixels, damage, failed)
                 except UndecodableError:
                     file_sha256(local.path)  # to a decoder a disk that fails looks like a damaged file
                     raise
-        except (UndecodableError, OSError, MemoryError, _SourceChanged) as error:
+        except (UndecodableError, OSError, MemoryError, SourceChanged) as error:
             stop = machine_failure(error, f"while comparing {job.uri}") or folder_lost(error, job.uri)
             if stop is not None:
                 raise stop from error
-            message = f"{job.uri} cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+            message = (
+                f"{job.uri} cannot be read: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+            )
             for key in left:
-                failed[key] = {"error_type": type(error).__name__.lstrip("_"), "error_message": message}
+                failed[key] = {"error_type": type(error).__name__, "error_message": message}
 
     def _read(
         self,
@@ -145,7 +147,7 @@ class SignatureActor:
                 pixels[key], damage[key] = result.to_bytes(), result.damage
 
 
-class _SourceChanged(Exception):
+class SourceChanged(Exception):
     """The file is another than the one that was analysed."""
 
 

@@ -160,13 +160,13 @@ class Verdicts:
         ]
         self.key_of.update(zip(rows.tolist(), keys, strict=True))
         done = self.ctx.records.done(self.signatures)
-        files = self._files(rows)
         by_video: dict[str, dict[str, tuple[str, int, int, float, float]]] = {}
-        about: dict[str, tuple[str | None, int, int | None]] = {}
-        for key, uri, file, span in zip(keys, uri_of, files, spans, strict=True):
+        row_of: dict[str, int] = {}
+        for row, key, uri, span in zip(rows.tolist(), keys, uri_of, spans, strict=True):
             if key not in done:
                 by_video.setdefault(uri, {})[key] = (key, *span)
-                about[uri] = file
+                row_of[uri] = row
+        about = dict(zip(row_of, self._files(list(row_of.values())), strict=True))
         jobs = [
             VideoSpans(uri, *about[uri], tuple(of[key] for key in sorted(of))) for uri, of in sorted(by_video.items())
         ]
@@ -179,9 +179,9 @@ class Verdicts:
                     bar.advance(count + len(errors), failed=len(errors))
         self.failed.update({row: failed[key] for row, key in zip(rows.tolist(), keys, strict=True) if key in failed})
 
-    def _files(self, rows: np.ndarray) -> list[tuple[str | None, int, int | None]]:
+    def _files(self, rows: Sequence[int]) -> list[tuple[str | None, int, int | None]]:
         """Digest, size and modification time of each row's source as it was analysed."""
-        wanted = self.clips.column("video_id").take(pa.array(rows)).combine_chunks()
+        wanted = self.clips.column("video_id").take(pa.array(rows, pa.int64())).combine_chunks()
         columns = ["video_id", "sha256", "bytes", "mtime_ns"]
         videos = self.ctx.dataset("videos").to_table(
             columns=columns, filter=pc.field("video_id").isin(pc.unique(wanted))

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.curation import cutting
+from stages.curation.columns import first_of_each
 
 
 def clips(counts: list[int], keys: list[int]) -> pa.Table:
@@ -39,7 +40,7 @@ def test_turns_keep_videos_whole_and_cut_each_content_once(
 ) -> None:
     monkeypatch.setattr(cutting, "_AT_ONCE", at_once)
     given_rows = clips(counts, keys)
-    first = cutting._first_of_each(given_rows)
+    first = given_rows.take(pa.array(first_of_each(given_rows.column("key"))))
     wanted = list(dict.fromkeys(given_rows.column("key").to_pylist()))
     assert first.column("key").to_pylist() == wanted
     turns = list(cutting._in_turns(first))
